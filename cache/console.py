@@ -1,0 +1,113 @@
+"""What commands say while they work, and how they fail. Light: it is loaded before everything else."""
+
+import functools
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
+
+from configs.errors import UserError
+
+_TICK_SECONDS = 0.8
+
+
+def process_started() -> float:
+    """When this process began, on the clock of time.time(); the moment of the call where the system does not tell."""
+    try:
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded yet, and this runs first
+            ticks = int(file.read().rsplit(b")", 1)[1].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, AttributeError):
+        return time.time()
+
+
+class Console:
+    """Progress lines on one stream. Phases are timed, kept in `phases`, and never silent for a second."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.started = process_started()
+        self.phases: dict[str, float] = {}
+        self._open_line = False
+
+    def line(self, text: str) -> None:
+        """Print a whole line."""
+        self._write("\n" * self._open_line + text + "\n")
+        self._open_line = False
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a stretch of work: prints its name, a dot now and then while it lasts, and its seconds."""
+        began, done = time.perf_counter(), threading.Event()
+        self._write("\n" * self._open_line + f"  {name} ")
+        self._open_line = True
+
+        def tick() -> None:
+            while not done.wait(_TICK_SECONDS):
+                self._write("." if self._open_line else "")
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ticker.join()
+        self.phases[name] = time.perf_counter() - began
+        self._write(f"{'' if self._open_line else f'  {name} '}{self.phases[name]:.2f} s\n")
+        self._open_line = False
+
+    def since_start(self) -> float:
+        """Seconds since the process began."""
+        return time.time() - self.started
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def command(**settings: Any) -> Callable[[Callable[..., None]], click.Command]:
+    """A click command that exits with 0 (done), 1 (failed, with a message) or 2 (bad usage).
+
+    Foreseeable faults (UserError, OSError, MemoryError, Ctrl-C) end in one message; `--debug` shows the traceback.
+    """
+
+    def wrap(function: Callable[..., None]) -> click.Command:
+        @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+        @functools.wraps(function)
+        def guarded(debug: bool, **arguments: Any) -> None:
+            try:
+                function(**arguments)
+            except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
+                if debug:
+                    traceback.print_exc()
+                click.echo(f"\nerror: {_words(error)}", err=True)
+                sys.exit(1)
+
+        made: click.Command = click.command(context_settings={"help_option_names": ["-h", "--help"]}, **settings)(
+            guarded
+        )
+        return made
+
+    return wrap
+
+
+def examples(*lines: str) -> str:
+    """A click epilog that shows examples as they are typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was finished is kept"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input/output'}: {error.strerror.lower()}"
+    return str(error)

@@ -1,0 +1,77 @@
+"""How one array lies on disk: a Zarr v3 array of a single shard whose file begins with the plain C-order array.
+
+    <group>/zarr.json                 the manifest, in the group's attributes
+    <group>/<array>/zarr.json         shape, dtype, codecs, dimension names
+    <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
+
+Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. The metadata is written by
+zarr-python and the body by us, because appending to one shard through Zarr rewrites it every time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VERSION = "0.1.0"
+FORMAT = "headstart/1"
+STAGES = ("bars", "streams", "windows", "datasets")
+CHUNK_ROWS = 65_536
+TIME_ATTRIBUTES = {
+    "standard_name": "time",
+    "units": "nanoseconds since 1970-01-01",
+    "calendar": "proleptic_gregorian",
+}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of an entry: `dtype` in NumPy's little-endian spelling, `dims` names of the axes, rows first."""
+
+    name: str
+    dtype: str
+    dims: tuple[str, ...]
+    columns: tuple[int, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.columns, dtype=np.int64))
+
+    @property
+    def fill_value(self) -> float | int:
+        """What pads the last chunk: NaN, or −1."""
+        return float("nan") if np.dtype(self.dtype).kind == "f" else -1
+
+
+def body_path(entry: Path, name: str, ndim: int) -> Path:
+    """The shard file of an array, which begins with the array itself."""
+    return entry / name / "c" / "/".join("0" * ndim)
+
+
+def chunk_rows(rows: int) -> int:
+    """Rows of an inner chunk: 65,536, or the whole array where that is shorter."""
+    return min(CHUNK_ROWS, rows)
+
+
+def padded_rows(rows: int) -> int:
+    """Rows of the shard: whole chunks."""
+    return -(-rows // chunk_rows(rows)) * chunk_rows(rows)
+
+
+def shard_bytes(rows: int, row_bytes: int) -> int:
+    """Size of the shard file: padded body, 16 bytes of index a chunk, 4 bytes of checksum."""
+    return padded_rows(rows) * row_bytes + padded_rows(rows) // chunk_rows(rows) * 16 + 4
+
+
+def shard_index(rows: int, row_bytes: int) -> bytes:
+    """The index that ends a shard (Zarr v3 sharding codec: uint64 offset and length a chunk, then their crc32c)."""
+    import google_crc32c  # here, because the training process reads this module and never writes
+
+    size = chunk_rows(rows) * row_bytes
+    count = padded_rows(rows) // chunk_rows(rows)
+    index = np.stack([np.arange(count, dtype="<u8") * size, np.full(count, size, "<u8")], axis=1).tobytes()
+    return index + int(google_crc32c.value(index)).to_bytes(4, "little")

@@ -1,0 +1,172 @@
+"""The recipe: the `data:` section of a configuration, typed. It says what is to be built, and nothing about how."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, model_validator
+
+from cache.timeframes import duration_ns, timeframe_ns
+from configs.loader import Model
+
+
+def _checked(check: Any) -> AfterValidator:
+    """Run `check` for its errors and keep the value as it was written."""
+
+    def validate(value: Any) -> Any:
+        check(value)
+        return value
+
+    return AfterValidator(validate)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError):
+        raise ValueError(f"{name!r} is not a time zone; write an IANA name such as UTC or America/New_York") from None
+
+
+def _instant(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an instant; write for example 2018-01-01 or 2018-01-01T17:00+00:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Timeframe = Annotated[str, _checked(timeframe_ns)]
+Duration = Annotated[str, _checked(duration_ns)]
+Zone = Annotated[str, _checked(_zone)]
+Bars = Annotated[int, Field(ge=1)]
+Role = Literal["time", "open", "high", "low", "close"]
+
+
+class Session(Model):
+    """Trading days: each closes at `at` local time in zone `tz`, so a day has 23, 24 or 25 hours."""
+
+    tz: Zone
+    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class BarsSource(Model):
+    """Where bars come from and what their time stamps mean."""
+
+    kind: Literal["bars"]
+    files: Annotated[dict[Timeframe, str], Field(min_length=1)]
+    symbol: str | None
+    label: Literal["left", "right"]
+    timezone: Zone
+    session: Session | None
+    columns: dict[Role, str]
+
+
+class Window(Model):
+    """What one sample is."""
+
+    seq_len: Bars | dict[Timeframe, Bars]
+    span: Duration | None
+    min_bars: Bars
+    stride: Bars
+    min_coverage: Annotated[float, Field(ge=0, le=1)]
+    max_staleness: dict[Timeframe, Duration]
+
+
+class Features(Model):
+    """Which feature set streams hold (pipeline/features.py)."""
+
+    set: str
+
+
+class Split(Model):
+    """How time is divided into training and validation."""
+
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    train_end: Annotated[str, _checked(_instant)] | None
+    embargo: Duration
+
+
+class Recipe(Model):
+    """The whole `data:` section."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    source: BarsSource
+    timeframes: Annotated[list[Timeframe], Field(min_length=1)]
+    window: Window
+    features: Features
+    split: Split
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        base, base_ns = self.base, timeframe_ns(self.base)
+        for left, right in zip(self.timeframes, self.timeframes[1:], strict=False):
+            if timeframe_ns(left) >= timeframe_ns(right):
+                raise ValueError(f"timeframes go from the base upwards, each once, but {left} stands before {right}")
+        for name in self.timeframes:
+            if timeframe_ns(name) % base_ns:
+                raise ValueError(f"timeframe {name} is not a whole number of {base} bars")
+        if base not in self.source.files:
+            raise ValueError(
+                f"source.files has no entry for {base}, the base timeframe; it has {sorted(self.source.files)}"
+            )
+        _known("source.files", self.source.files, self.timeframes)
+        _known("window.max_staleness", self.window.max_staleness, self.timeframes)
+        if isinstance(self.window.seq_len, dict):
+            _known("window.seq_len", self.window.seq_len, self.timeframes)
+            missing = [name for name in self.timeframes if name not in self.window.seq_len]
+            if missing:
+                raise ValueError(f"window.seq_len names no length for {', '.join(missing)}")
+        for name, length in self.seq_lens.items():
+            if self.window.span and length < self.window.min_bars:
+                raise ValueError(
+                    f"window.span = {self.window.span} is {length} bars of {name}, fewer than window.min_bars = "
+                    f"{self.window.min_bars}; lengthen the span or leave {name} out"
+                )
+        return self
+
+    @property
+    def base(self) -> str:
+        """The timeframe whose bar closes are the decision times."""
+        return self.timeframes[0]
+
+    @property
+    def symbol(self) -> str:
+        """The symbol's name: stated, or the recipe's name in capitals."""
+        return self.source.symbol or self.name.upper()
+
+    @property
+    def seq_lens(self) -> dict[str, int]:
+        """Window length in bars, per timeframe."""
+        if self.window.span:
+            return {name: duration_ns(self.window.span) // timeframe_ns(name) for name in self.timeframes}
+        if isinstance(self.window.seq_len, dict):
+            return {name: self.window.seq_len[name] for name in self.timeframes}
+        return dict.fromkeys(self.timeframes, self.window.seq_len)
+
+    @property
+    def train_end_ns(self) -> int | None:
+        """`split.train_end` in nanoseconds UTC; None where `split.val_fraction` decides."""
+        if self.split.train_end is None:
+            return None
+        return int(_instant(self.split.train_end).timestamp()) * 10**9
+
+    def differences(self, other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        """Dotted keys whose values differ from `other`, a recipe as dumped earlier: (key, other's value, own value)."""
+        yield from _differences(other, self.model_dump(), "data")
+
+
+def _known(field: str, names: dict[str, Any], timeframes: list[str]) -> None:
+    for name in names:
+        if name not in timeframes:
+            raise ValueError(f"{field} names {name}, which is not among timeframes = {timeframes}")
+
+
+def _differences(old: Any, new: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**new, **old}:
+            yield from _differences(old.get(key), new.get(key), f"{at}.{key}")
+    elif old != new:
+        yield at, old, new

@@ -1,0 +1,43 @@
+"""Timeframe names and durations. All results are int64-sized nanoseconds."""
+
+import re
+
+_UNIT_NS = {"s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
+_TIMEFRAME_UNITS = {"s": "s", "m": "min", "h": "h", "d": "d"}
+DAY_NS = _UNIT_NS["d"]
+
+
+def timeframe_ns(name: str) -> int:
+    """Nominal length of a timeframe such as `s30`, `m1`, `h4` or `d` in nanoseconds.
+
+    A session day (`d`) is nominally 24 h; its true length may be 23 or 25 h. Raises ValueError for other names.
+    """
+    match = re.fullmatch(r"([smh])([1-9]\d*)|(d)", name)
+    if not match:
+        raise ValueError(f"{name!r} is not a timeframe; write for example s30, m1, m15, h4 or d")
+    unit, count = match[1] or "d", int(match[2] or 1)
+    length = count * _UNIT_NS[_TIMEFRAME_UNITS[unit]]
+    if unit != "d" and DAY_NS % length:
+        raise ValueError(f"{name!r} does not divide a day evenly")
+    return length
+
+
+def duration_ns(text: str) -> int:
+    """A duration such as `90s`, `200min`, `4h`, `1.5d` or `2w` in nanoseconds; `0` needs no unit.
+
+    Raises ValueError for other texts, negative ones included.
+    """
+    if text == "0":
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration; write for example 90s, 200min, 4h, 1d or 2w")
+    return round(float(match[1]) * _UNIT_NS[match[2]])
+
+
+def format_ns(ns: int) -> str:
+    """A duration for people: the largest unit that divides it (`90min`, `1d`)."""
+    for unit in ("w", "d", "h", "min", "s"):
+        if ns % _UNIT_NS[unit] == 0 and (ns or unit == "s"):
+            return f"{ns // _UNIT_NS[unit]}{unit}"
+    return f"{ns / 1e9:g}s"

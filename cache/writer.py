@@ -1,0 +1,176 @@
+"""Writes one entry: into a temporary sibling directory, synced, then renamed. Readers never see part of it."""
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cache.keys import Components
+from cache.layout import FORMAT, VERSION, ArraySpec, body_path, chunk_rows, padded_rows, shard_bytes, shard_index
+from cache.reader import entry_exists, entry_path
+
+
+class ArrayWriter:
+    """Appends blocks of rows to the shard file of one array and hashes them on the way."""
+
+    def __init__(self, entry: Path, spec: ArraySpec) -> None:
+        self.spec = spec
+        self.rows = 0
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        path = body_path(entry, spec.name, 1 + len(spec.columns))
+        path.parent.mkdir(parents=True)
+        self._file = path.open("wb")
+
+    def append(self, block: NDArray[Any]) -> None:
+        """Add rows: `block` is [n, *columns] of the array's dtype."""
+        assert block.dtype == np.dtype(self.spec.dtype), (block.dtype, self.spec)
+        assert block.shape[1:] == self.spec.columns, (block.shape, self.spec)
+        self._write(np.ascontiguousarray(block).data.cast("B"))
+        self.rows += len(block)
+
+    def finish(self) -> dict[str, Any]:
+        """Pad, add the index, sync and close; the array's part of the manifest."""
+        spec = self.spec
+        padding = padded_rows(self.rows) - self.rows
+        self._write(np.full((padding, *spec.columns), spec.fill_value, spec.dtype).tobytes())
+        self._write(shard_index(self.rows, spec.row_bytes))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.close()
+        return {
+            "shape": [self.rows, *spec.columns],
+            "dtype": spec.dtype,
+            "bytes": shard_bytes(self.rows, spec.row_bytes),
+            "md5": self.md5.hexdigest(),
+        }
+
+    def close(self) -> None:
+        """Close the file; what was appended stays as it is."""
+        self._file.close()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self.md5.update(data)
+
+
+class EntryWriter:
+    """A new entry under construction: a context manager for use inside `entry_lock`. Unpublished, it leaves nothing."""
+
+    def __init__(self, store: Path, components: Components) -> None:
+        self.components = components
+        self._final = entry_path(store, components.stage, components.key)
+        self._temporary = self._final.with_name(f".{components.key}.partial")
+        self._arrays: list[ArrayWriter] = []
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "EntryWriter":
+        shutil.rmtree(self._temporary, ignore_errors=True)  # a killed builder's: we hold the lock, nobody writes there
+        self._temporary.mkdir(parents=True)
+        return self
+
+    def array(self, spec: ArraySpec) -> ArrayWriter:
+        """Begin an array."""
+        writer = ArrayWriter(self._temporary, spec)
+        self._arrays.append(writer)
+        return writer
+
+    def publish(self, **details: Any) -> None:
+        """Finish all arrays, write the metadata, the manifest last, and make the entry visible."""
+        arrays = {writer.spec.name: writer.finish() for writer in self._arrays}
+        group = zarr.create_group(self._temporary)
+        for writer in self._arrays:
+            spec, rows = writer.spec, writer.rows
+            group.create_array(
+                spec.name,
+                shape=(rows, *spec.columns),
+                dtype=spec.dtype,
+                chunks=(chunk_rows(rows), *spec.columns),
+                shards=(padded_rows(rows), *spec.columns),
+                compressors=None,
+                filters=None,
+                fill_value=spec.fill_value,
+                dimension_names=spec.dims,
+                attributes=dict(spec.attributes),
+            )
+        group.attrs.update(
+            {
+                "format": FORMAT,
+                "stage": self.components.stage,
+                "stage_version": self.components.version,
+                "key": self.components.key,
+                "components": self.components.as_dict(),
+                "arrays": arrays,
+                **details,
+                "built": {
+                    "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - self._began, 3),
+                    "by": {
+                        "headstart": VERSION,
+                        "python": sys.version.split()[0],
+                        "numpy": np.__version__,
+                        "zarr": zarr.__version__,
+                    },
+                },
+            }
+        )
+        for path in [*self._temporary.rglob("*"), self._temporary]:
+            if path.is_dir() or path.name == "zarr.json":  # the bodies are synced already
+                _sync(path)
+        self._temporary.rename(self._final)
+        _sync(self._final.parent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._arrays:
+            writer.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+@contextmanager
+def entry_lock(store: Path, components: Components) -> Iterator[bool]:
+    """Hold the one right to build an entry; yields whether it still has to be built.
+
+    Waits while another process builds the same entry. The operating system releases the lock of a dead process.
+    """
+    path = store / "locks" / f"{components.stage}-{components.key}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path, thread_local=False):
+        yield not entry_exists(store, components.stage, components.key)
+        if entry_exists(store, components.stage, components.key):
+            path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
+
+
+def write_json(path: Path, text: bytes) -> None:
+    """Replace a small file atomically and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,188 @@
+"""Reads experiment configurations: YAML with `defaults:` inheritance and dotted overrides.
+
+A configuration has up to five sections: `data` is the recipe (cache/recipe.py), the others belong to the trainer
+(trainer/config.py). This module only merges them and words the errors; the typed models live with their owners.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from configs.errors import ConfigError
+
+SECTIONS = ("data", "model", "masking", "loss", "training")
+COMMAND_LINE = "command line"
+SHIPPED = Path(__file__).parent
+
+M = TypeVar("M", bound="Model")
+
+
+class Model(BaseModel):
+    """Base of all typed configuration: immutable, strict about types, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A merged configuration: `values` by section, `origins` says which file (or the command line) set a dotted key."""
+
+    path: Path
+    values: dict[str, Any]
+    origins: dict[str, str]
+    overrides: tuple[str, ...]
+
+    def parse(self, section: str, model: type[M]) -> M:
+        """The section as a typed model.
+
+        Raises ConfigError naming the file, the dotted key, the value and the nearest valid key.
+        """
+        try:
+            return model.model_validate(self.values.get(section, {}))
+        except ValidationError as error:
+            raise ConfigError("\n".join(self._explain(section, model, error))) from None
+
+    def _explain(self, section: str, model: type[M], error: ValidationError) -> Iterator[str]:
+        for fault in error.errors():
+            key = ".".join([section, *(str(part) for part in fault["loc"])])
+            where = self.origins.get(key) or next((f for k, f in self.origins.items() if k.startswith(key + ".")), None)
+            if fault["type"] == "extra_forbidden":
+                yield f"{where or self.path}: {key} is not a known key{_nearest(key, list(model_keys(model, section)))}"
+            elif fault["type"] == "missing":
+                hint = (
+                    "" if "base.yaml" in str(self.origins.values()) else " (`defaults: [base]` supplies the usual ones)"
+                )
+                yield f"{self.path}: {key} is missing{hint}"
+            else:
+                message = fault["msg"].removeprefix("Value error, ")
+                yield f"{where or self.path}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.values, sort_keys=False)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path`, merge what its `defaults:` name (earlier ones first) and apply `key=value` overrides.
+
+    A path that does not exist as given is also looked for beside the shipped configurations' folder, so that
+    `configs/demo.yaml` works from any directory. Raises ConfigError.
+    """
+    found = next((p for p in (Path(path), SHIPPED.parent / path) if p.is_file()), None)
+    if found is None:
+        shipped = ", ".join(f"configs/{p.name}" for p in sorted(SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such configuration file. Shipped ones: {shipped}")
+    values, origins = _read(found, ())
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not re.fullmatch(r"\w+(\.\w+)+", key):
+            raise ConfigError(f"{override!r} is not an override; write key=value, for example training.batch_size=32")
+        value: Any = _parse_yaml(text, COMMAND_LINE)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(values, origins, value, COMMAND_LINE)
+    unknown = [section for section in values if section not in SECTIONS]
+    if unknown:
+        where = next((f for k, f in origins.items() if k.split(".")[0] == unknown[0]), str(found))
+        raise ConfigError(f"{where}: {unknown[0]} is not a known section{_nearest(unknown[0], SECTIONS)}")
+    return Config(found, values, origins, tuple(overrides))
+
+
+def model_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """All dotted keys that `model` knows, `prefix` first."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}.{name}"
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from model_keys(part, f"{prefix}.{name}")
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known ones: {', '.join(known)}"
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `defaults:` leads back to this file ({' -> '.join(p.name for p in seen)})")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    own = _parse_yaml(text, str(path)) or {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of sections ({', '.join(SECTIONS)})")
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    parents = own.pop("defaults", [])
+    if not isinstance(parents, list):
+        raise ConfigError(f"{path}: `defaults:` is a list of configuration names, for example [base]")
+    for name in parents:
+        parent = next((p for p in (path.parent / f"{name}.yaml", SHIPPED / f"{name}.yaml") if p.is_file()), None)
+        if parent is None:
+            raise ConfigError(
+                f"{path}: `defaults:` names {name}, but there is no {name}.yaml beside it or in {SHIPPED}"
+            )
+        parent_values, parent_origins = _read(parent, (*seen, path.resolve()))
+        _merge(values, origins, parent_values, "")
+        origins.update(parent_origins)
+    _merge(values, origins, own, str(path))
+    return values, origins
+
+
+def _merge(values: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], origin: str, at: str = "") -> None:
+    """Merge mappings key by key into `values`; anything else, lists included, replaces what was there."""
+    for key, value in new.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], origins, value, origin, dotted + ".")
+            continue
+        values[key] = {} if isinstance(value, Mapping) else value
+        origins[dotted] = origin
+        if isinstance(value, Mapping):
+            _merge(values[key], origins, value, origin, dotted + ".")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML with the scalars of version 1.2: `3e-4` is a number; `no`, `17:00` and `2018-01-01` are text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key} stands here twice", node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 10))
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{at}: not valid YAML: {getattr(error, 'problem', None) or error}") from None

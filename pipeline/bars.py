@@ -1,0 +1,234 @@
+"""Bars from parquet files: which column is what, what the time stamps mean, and whether the prices can be true.
+
+Everything here works in blocks, so that memory does not grow with the file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cache.recipe import BarsSource
+from cache.timeframes import timeframe_ns
+from configs.errors import UserError
+from pipeline import kernels
+from pipeline.sessions import day_boundaries
+
+BLOCK_ROWS = 131_072
+ROLES = ("time", "open", "high", "low", "close")
+_ALIASES = {
+    "time": ("time", "date", "datetime", "timestamp", "ts", "open_time", "close_time"),
+    "open": ("open", "o"),
+    "high": ("high", "h"),
+    "low": ("low", "l"),
+    "close": ("close", "c"),
+}
+_EPOCH_UNITS = ((10**11, "s", 10**9), (10**14, "ms", 10**6), (10**17, "us", 10**3), (2**63, "ns", 1))
+_YEAR_1971_NS = 365 * 86400 * 10**9
+_FAULTS = {
+    1: "is not a finite number",
+    2: "is not positive",
+    3: "is below the bar's open or close",
+    4: "is above the bar's open or close",
+    5: "repeats the time of the row before",
+    6: "is earlier than the row before",
+}
+_FAULT_REMEDY = {
+    5: "remove the duplicate",
+    6: "sort the file by time",
+}
+
+
+class SourceError(UserError):
+    """A fault in a source file."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What was made of a file's columns: names by role, the unit of integer times, and remarks for the log."""
+
+    columns: dict[str, str]
+    epoch_unit: str | None
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive bars: times int64 ns UTC [n], ohlc float64 [n, 4]."""
+
+    open_time: NDArray[np.int64]
+    close_time: NDArray[np.int64]
+    ohlc: NDArray[np.float64]
+
+
+def find_files(data_dir: Path, pattern: str) -> list[Path]:
+    """The parquet files that a recipe's `files` value means: a file, a directory of them, or a glob. Sorted by name.
+
+    Raises SourceError when there is none.
+    """
+    path = data_dir / pattern
+    if path.is_file():
+        return [path]
+    found = sorted(path.glob("*.parquet") if path.is_dir() else data_dir.glob(pattern))
+    if not found:
+        raise SourceError(f"{path}: no such file, directory or pattern; --data-dir says where the recipe's paths begin")
+    return found
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a parquet file. Raises SourceError for what is none, and for empty ones."""
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise SourceError(f"{path}: not a readable parquet file, perhaps truncated ({error}); fetch it again") from None
+    if file.metadata.num_rows == 0:
+        raise SourceError(f"{path}: holds no rows")
+    return file
+
+
+def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]) -> Iterator[Block]:
+    """Read and check the bars of one file.
+
+    `remarks` receives what was recognised. Raises SourceError naming file, column, row (counted from 0), value and
+    remedy at the first row that cannot be true; rows must be in increasing order of time.
+    """
+    file = open_parquet(path)
+    recognised = recognise(file, path, source)
+    remarks.extend(recognised.remarks)
+    names = [recognised.columns[role] for role in ROLES]
+    for name in names[1:]:
+        kind = file.schema_arrow.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise SourceError(f"{path}: column {name} holds {kind}, not numbers; store prices as float64")
+    previous, row = np.iinfo(np.int64).min, 0
+    try:
+        for batch in file.iter_batches(BLOCK_ROWS, columns=names):
+            label = _time_ns(batch.column(names[0]), path, names[0], row, source, recognised.epoch_unit)
+            prices = [_float64(batch.column(name)) for name in names[1:]]
+            ohlc = np.empty((len(label), 4))
+            fault, at, column = kernels.pack_and_check(label, *prices, previous, ohlc)
+            if fault:
+                value = format_time(label[at]) if column == 0 else prices[column - 1][at]
+                remedy = _FAULT_REMEDY.get(fault, "correct or remove the row")
+                raise SourceError(
+                    f"{path}: column {names[column]}, row {row + at:,}: {value} {_FAULTS[fault]}; {remedy}"
+                )
+            yield Block(*bar_times(label, source, timeframe), ohlc)
+            previous, row = int(label[-1]), row + len(label)
+    except pa.ArrowException as error:
+        raise SourceError(f"{path}: cannot be read beyond row {row:,} ({error}); fetch the file again") from None
+
+
+def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognised:
+    """Decide which columns hold time and prices. Raises SourceError listing what was found when it is unclear."""
+    schema = file.schema_arrow
+    stated = {str(role): name for role, name in source.columns.items()}
+    for role, name in stated.items():
+        if name not in schema.names:
+            raise SourceError(f"{path}: data.source.columns.{role} names {name}, but the columns are {schema.names}")
+    columns: dict[str, str] = dict(stated)
+    remarks: list[str] = []
+    for role in ROLES[1:]:
+        if role not in stated:
+            columns[role] = _only(path, role, [n for n in schema.names if n.lower() in _ALIASES[role]], schema.names)
+    first = next(file.iter_batches(1, columns=[n for n in schema.names if n not in columns.values() or n in stated]))
+    if "time" not in stated:
+        named = [n for n in schema.names if n.lower() in _ALIASES["time"]]
+        index = [n for n in _index_columns(schema) if pa.types.is_timestamp(schema.field(n).type)]
+        false_index = [n for n in index if _first_ns(first, n) < _YEAR_1971_NS]
+        others = [n for n in named if n not in false_index]
+        if false_index and others:
+            remarks.append(f"the index of {path.name} claims 1970; column {', '.join(others)} is used instead")
+        candidates = others or [n for n in index if n not in false_index] or named or index
+        columns["time"] = _only(path, "time", candidates, schema.names)
+    kind = schema.field(columns["time"]).type
+    unit = None
+    if pa.types.is_integer(kind):
+        stamp = first.column(columns["time"])[0].as_py()
+        unit, scale = next((u, s) for limit, u, s in _EPOCH_UNITS if abs(stamp or 0) < limit)
+        if stamp is None or stamp * scale < _YEAR_1971_NS:
+            raise SourceError(
+                f"{path}: column {columns['time']}, row 0: {stamp} is not a time (it would be in 1970); "
+                "name the right column in data.source.columns.time"
+            )
+        remarks.append(f"times of {path.name} are read as integers in {unit} since 1970")
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        if _first_ns(first, columns["time"]) < _YEAR_1971_NS:
+            raise SourceError(
+                f"{path}: column {columns['time']}, row 0: {first.column(columns['time'])[0]} lies in 1970; whatever "
+                "wrote the file took integers for nanoseconds. Name the column with the true times in "
+                "data.source.columns.time"
+            )
+    else:
+        raise SourceError(
+            f"{path}: column {columns['time']} holds {kind}, not times; store timestamps, or integers since 1970"
+        )
+    return Recognised(columns, unit, tuple(remarks))
+
+
+def bar_times(
+    label: NDArray[np.int64], source: BarsSource, timeframe: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(open_time, close_time) of bars from their labels, all int64 ns UTC [n].
+
+    Days reach to the next boundary of the session; other bars have the timeframe's length.
+    """
+    if timeframe == "d":
+        bounds = day_boundaries(int(label[0]), int(label[-1]), source.session)
+        if source.label == "left":
+            return label, bounds[np.searchsorted(bounds, label, side="right")]
+        return bounds[np.searchsorted(bounds, label, side="left") - 1], label
+    length = timeframe_ns(timeframe)
+    return (label, label + length) if source.label == "left" else (label - length, label)
+
+
+def format_time(ns: int) -> str:
+    """An instant for messages, in UTC."""
+    return f"{str(np.datetime64(int(ns), 'ns')).removesuffix('.000000000')} UTC"
+
+
+def _only(path: Path, role: str, candidates: list[str], names: list[str]) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"several columns could be it: {candidates}" if candidates else f"none of the columns is known: {names}"
+    raise SourceError(f"{path}: which column is the {role}? {found}. Name it in data.source.columns.{role}")
+
+
+def _index_columns(schema: pa.Schema) -> list[str]:
+    described = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [name for name in described if isinstance(name, str) and name in schema.names]
+
+
+def _first_ns(first: pa.RecordBatch, name: str) -> int:
+    value = first.column(name).cast(pa.timestamp("ns"), safe=False)[0].value
+    return int(value) if value is not None else _YEAR_1971_NS
+
+
+def _float64(column: pa.Array) -> NDArray[np.float64]:
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)  # nulls become NaN
+
+
+def _time_ns(
+    column: pa.Array, path: Path, name: str, row: int, source: BarsSource, unit: str | None
+) -> NDArray[np.int64]:
+    if column.null_count:
+        at = row + pc.index(column.is_null(), True).as_py()
+        raise SourceError(f"{path}: column {name}, row {at:,}: the time is missing; remove the row")
+    if unit is not None:
+        scale = next(s for _, u, s in _EPOCH_UNITS if u == unit)
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.int64) * scale
+    stamps = column.cast(pa.timestamp("ns", getattr(column.type, "tz", None)))
+    if stamps.type.tz is None and source.timezone != "UTC":
+        try:
+            stamps = pc.assume_timezone(stamps, source.timezone)
+        except pa.ArrowInvalid as error:
+            raise SourceError(
+                f"{path}: column {name}, rows {row:,} to {row + len(column):,}: {error}. In {source.timezone} that "
+                "hour is skipped or repeated when clocks change; store the times in UTC"
+            ) from None
+    return np.asarray(stamps.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)

@@ -1,0 +1,61 @@
+"""bin/build-cache: turn raw bars into a dataset in the store."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from cache.console import Console, command, examples
+from cache.recipe import Recipe
+from configs.loader import load_config
+
+
+@command(
+    epilog=examples(
+        "bin/build-cache --config configs/demo.yaml --data-dir data",
+        "bin/build-cache --config configs/sse.yaml --data-dir ~/bars data.window.seq_len=48",
+    )
+)
+@click.option("--config", "config_path", required=True, help="YAML file with a data: section.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=".", help="Where the recipe's paths begin.")
+@click.option("--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Threads.  [default: one a core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; progress goes to standard error.")
+def main(
+    config_path: str, overrides: tuple[str, ...], data_dir: Path, store: Path, workers: int | None, as_json: bool
+) -> None:
+    """Build the dataset that a configuration describes.
+
+    What the store already holds is reused, however it came there. Values of the configuration can be changed on the
+    command line: data.window.seq_len=48.
+    """
+    console = Console(sys.stderr if as_json else sys.stdout)
+    recipe = load_config(config_path, overrides).parse("data", Recipe)
+    console.line(f"Building {recipe.name} into {store}")
+    with console.phase("import pyarrow, numba, zarr"):
+        from pipeline.build import build  # after the first line, so that nobody waits in silence
+        from pipeline.summary import summarise
+    outcome = build(recipe, data_dir, store, workers or os.cpu_count() or 1, console)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "name": recipe.name,
+                    "key": outcome.dataset.entry.key,
+                    "hit": outcome.hit,
+                    "built": outcome.built,
+                    "seconds": round(console.since_start(), 3),
+                }
+            )
+        )
+        return
+    for line in summarise(outcome):
+        console.line(line)
+    console.line(f"Done in {console.since_start():.2f} s. Train on it: bin/train --config {config_path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Makes entries: one function a stage, each a loop over blocks from input to writer."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.layout import TIME_ATTRIBUTES, ArraySpec
+from cache.reader import open_entry
+from cache.recipe import Recipe
+from cache.timeframes import timeframe_ns
+from cache.writer import EntryWriter, entry_lock
+from pipeline.align import Dropped, align, explain_empty
+from pipeline.bars import Block, read_bars
+from pipeline.derive import derive_bars
+from pipeline.features import TrainingCheck, feature_set, fit_statistics, normalised
+from pipeline.plan import Node
+from pipeline.series import BarSeries
+from pipeline.split import split_windows, train_cutoff
+
+Advance = Callable[[int], None]
+
+
+def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance) -> bool:
+    """Make the entry of `node` unless it exists; `advance` hears of rows done. Returns whether it was made here."""
+    with entry_lock(store, node.components) as wanted:
+        if wanted:
+            with EntryWriter(store, node.components) as entry:
+                _BUILDERS[node.components.stage](node, recipe, store, entry, advance)
+    return wanted
+
+
+def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    remarks: list[str] = []
+    timeframe = str(node.timeframe)
+    if node.path is not None:
+        blocks: Iterable[Block] = read_bars(node.path, recipe.source, timeframe, remarks)
+        origin = node.path.name
+    else:
+        base = BarSeries(store, node.components.inputs["bars"])
+        blocks = derive_bars(base, timeframe, recipe.source.session)
+        origin = f"{timeframe} derived from {recipe.base}"
+    open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
+    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
+    ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)))
+    first_open = last_close = 0
+    for block in blocks:
+        first_open = first_open or int(block.open_time[0])
+        last_close = int(block.close_time[-1])
+        open_time.append(block.open_time)
+        close_time.append(block.close_time)
+        ohlc.append(block.ohlc)
+        advance(len(block.ohlc))
+    entry.publish(origin=origin, remarks=remarks, first_open=first_open, last_close=last_close)
+
+
+def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    bars = {name: BarSeries(store, keys) for name, keys in node.components.inputs.items()}
+    ends = entry.array(ArraySpec("ends", "<i4", ("window", "stream"), (len(bars),)))
+    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
+    dropped = Dropped(np.zeros((len(bars), 3), np.int64))
+    for block_ends, block_time in align(bars, recipe, dropped):
+        ends.append(block_ends)
+        time.append(block_time)
+        advance(len(block_time))
+    if not dropped.kept:
+        raise explain_empty(dropped, recipe, bars)
+    entry.publish(
+        timeframes=recipe.timeframes,
+        seq_len=recipe.seq_lens,
+        candidates=dropped.candidates,
+        dropped=dropped.table(recipe.timeframes),
+    )
+
+
+def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    bars, base = (BarSeries(store, node.components.inputs[name]) for name in ("bars", "base"))
+    features = feature_set(recipe.features.set)
+    where = f"{node.symbol} {node.timeframe}"
+    cutoff = train_cutoff(base, recipe)
+    train_rows = bars.completed_by(cutoff)
+    statistics = fit_statistics(bars, features, train_rows, where)
+    check = TrainingCheck(train_rows, len(features.columns))
+    values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
+    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
+    close = entry.array(ArraySpec("close", "<f8", ("time",)))
+    for (start, stop), (ohlc, block) in zip(bars.blocks(), normalised(bars, features, statistics), strict=True):
+        check.add(block)
+        values.append(block)
+        close_time.append(bars.rows("close_time", start, stop))
+        close.append(ohlc[:, 3])
+        advance(len(block))
+    check.verify(features.columns, where)
+    entry.publish(
+        timeframe=node.timeframe,
+        nominal_length=timeframe_ns(str(node.timeframe)),
+        features=list(features.columns),
+        feature_set=recipe.features.set,
+        statistics=statistics.manifest(features.columns, cutoff),
+    )
+
+
+def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    keys = node.components.inputs[recipe.symbol]
+    windows = open_entry(store, "windows", keys["windows"])
+    bars = {name: BarSeries(store, shards) for name, shards in windows.manifest["components"]["inputs"].items()}
+    parts = split_windows(windows, bars, recipe)
+    splits: dict[str, Any] = {
+        name: {**parts[name], "windows": {recipe.symbol: parts[name]["windows"]}} for name in ("train", "val")
+    }
+    entry.publish(
+        timeframes=recipe.timeframes,
+        seq_len=recipe.seq_lens,
+        splits=splits,
+        purged=parts["purged"],
+        recipe=recipe.model_dump(),
+    )
+    advance(1)
+
+
+_BUILDERS = {"bars": _build_bars, "windows": _build_windows, "streams": _build_streams, "datasets": _build_dataset}

@@ -1,0 +1,138 @@
+"""Feature sets: what a stream's rows hold. Each is one kernel over blocks of bars, named and versioned.
+
+`price`    open, high, low, close, Δclose, body %
+`returns`  log(open/c₋₁), log(high/c₋₁), log(low/c₋₁), log(close/c₋₁), log(high/low), body %
+
+c₋₁ is the previous bar's close (for the very first bar its own open) and body % = 100·|close − open| / (high − low),
+0 where high = low. Columns are z-scored by the mean and the (population) standard deviation of the training rows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import UserError
+from pipeline import kernels
+from pipeline.series import BarSeries
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """A named function from bars to columns; `version` rises whenever its values change."""
+
+    version: int
+    columns: tuple[str, ...]
+    kernel: Callable[[NDArray[np.float64], float, NDArray[np.float64]], None]
+
+
+FEATURE_SETS = {
+    "price": FeatureSet(1, ("open", "high", "low", "close", "delta_close", "body_pct"), kernels.price_features),
+    "returns": FeatureSet(
+        1, ("log_open", "log_high", "log_low", "log_close", "log_range", "body_pct"), kernels.return_features
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Column moments of the training rows: mean and std float64 [F], over `rows` bars."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    rows: int
+
+    def manifest(self, columns: tuple[str, ...], until_ns: int) -> dict[str, Any]:
+        """As kept in the manifest."""
+        return {
+            "rows": self.rows,
+            "until": until_ns,
+            "mean": dict(zip(columns, map(float, self.mean), strict=True)),
+            "std": dict(zip(columns, map(float, self.std), strict=True)),
+        }
+
+
+def feature_set(name: str) -> FeatureSet:
+    """Look up a feature set. Raises UserError listing the known ones."""
+    if name not in FEATURE_SETS:
+        raise UserError(f"data.features.set = {name!r} is not a feature set; known ones: {', '.join(FEATURE_SETS)}")
+    return FEATURE_SETS[name]
+
+
+def compute_features(
+    bars: BarSeries, features: FeatureSet, stop: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The rows [0, stop) in blocks: (ohlc [n, 4], unscaled features [n, F]), float64. No row sees a later one."""
+    previous_close = float(bars.rows("ohlc", 0, 1)[0, 0])
+    for start, end in bars.blocks():
+        if start >= stop:
+            return
+        ohlc = bars.rows("ohlc", start, min(end, stop))
+        out = np.empty((len(ohlc), len(features.columns)))
+        features.kernel(ohlc, previous_close, out)
+        previous_close = float(ohlc[-1, 3])
+        yield ohlc, out
+
+
+def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where: str) -> Statistics:
+    """Mean and standard deviation of the first `train_rows` rows.
+
+    Blocks are merged by Chan, Golub and LeVeque (1983). Raises UserError when a column does not vary.
+    """
+    width = len(features.columns)
+    mean, scatter, rows = np.zeros(width), np.zeros(width), 0
+    block_mean, block_scatter = np.empty(width), np.empty(width)
+    for _, block in compute_features(bars, features, train_rows):
+        kernels.moments(block, block_mean, block_scatter)
+        total = rows + len(block)
+        delta = block_mean - mean
+        mean = mean + delta * (len(block) / total)
+        scatter = scatter + block_scatter + delta**2 * (rows * len(block) / total)
+        rows = total
+    std = np.sqrt(scatter / max(rows, 1))
+    for name, value in zip(features.columns, std, strict=True):
+        if not value > 0:
+            raise UserError(
+                f"{where}: feature {name} does not vary over its {rows:,} training rows, so it cannot be scaled; "
+                "check the prices, or move the split (data.split)"
+            )
+    return Statistics(mean, std, rows)
+
+
+def normalised(
+    bars: BarSeries, features: FeatureSet, statistics: Statistics
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float32]]]:
+    """The whole series in blocks: (ohlc float64 [n, 4], the stream's values float32 [n, F])."""
+    for ohlc, block in compute_features(bars, features, len(bars)):
+        out = np.empty(block.shape, np.float32)
+        kernels.normalise(block, statistics.mean, statistics.std, out)
+        yield ohlc, out
+
+
+class TrainingCheck:
+    """Watches the float32 values as they are written: training rows must be finite, with mean 0 and deviation 1."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._left = rows
+        self._rows = rows
+        self._sum, self._squares = np.zeros(width), np.zeros(width)
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """Take in the next block."""
+        train = block[: self._left].astype(np.float64)
+        self._left -= len(train)
+        self._sum += train.sum(axis=0)
+        self._squares += np.einsum("nf,nf->f", train, train)
+
+    def verify(self, columns: tuple[str, ...], where: str) -> None:
+        """Raise UserError naming the column that is off."""
+        mean = self._sum / self._rows
+        std = np.sqrt(np.maximum(self._squares / self._rows - mean**2, 0))
+        for name, m, s in zip(columns, mean, std, strict=True):
+            if not (abs(m) < 1e-3 and abs(s - 1) < 1e-3):
+                raise UserError(
+                    f"{where}: feature {name} has mean {m:.3g} and standard deviation {s:.3g} over its training rows "
+                    "after scaling, not 0 and 1; its values are too extreme for float32. Check the prices"
+                )

@@ -1,0 +1,64 @@
+"""Bars of one symbol and timeframe as one series, however many shards (entries) they lie in."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import open_entry
+from pipeline.bars import BLOCK_ROWS, SourceError, format_time
+
+
+class BarSeries:
+    """Read-only view of `bars` entries in order of time. Blocks are copies, so memory does not grow with the series."""
+
+    def __init__(self, store: Path, keys: Sequence[str]) -> None:
+        entries = [open_entry(store, "bars", key) for key in keys]
+        self.entries = sorted(entries, key=lambda entry: int(entry.manifest["first_open"]))
+        for left, right in zip(self.entries, self.entries[1:], strict=False):
+            if right.manifest["first_open"] < left.manifest["last_close"]:
+                raise SourceError(
+                    f"{right.manifest['origin']} begins at {format_time(right.manifest['first_open'])}, before "
+                    f"{left.manifest['origin']} ends at {format_time(left.manifest['last_close'])}; remove the overlap"
+                )
+        self._offsets = np.cumsum([0, *(entry.shape("close_time")[0] for entry in self.entries)])
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    @property
+    def first_open(self) -> int:
+        """Open time of the first bar, ns UTC."""
+        return int(self.entries[0].manifest["first_open"])
+
+    @property
+    def last_close(self) -> int:
+        """Close time of the last bar, ns UTC."""
+        return int(self.entries[-1].manifest["last_close"])
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop) of `open_time`, `close_time` or `ohlc`."""
+        parts = [
+            entry.rows(name, max(start - offset, 0), stop - offset)
+            for entry, offset in zip(self.entries, self._offsets, strict=False)
+            if offset < stop and offset + entry.shape(name)[0] > start
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of at most `BLOCK_ROWS` that cover the series."""
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield start, min(start + BLOCK_ROWS, len(self))
+
+    def completed_by(self, instant: int) -> int:
+        """Number of bars that closed at or before `instant` (ns UTC)."""
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if int(self.rows("close_time", middle, middle + 1)[0]) <= instant:
+                low = middle + 1
+            else:
+                high = middle
+        return low
