@@ -89,11 +89,10 @@ class EntryWriter:
     def publish(self, **details: Any) -> None:
         """Finish all arrays, write the metadata, the manifest last, and make the entry visible."""
         arrays = {writer.spec.name: writer.finish() for writer in self._arrays}
-        group = zarr.create_group(self._temporary)
         for writer in self._arrays:
             spec, rows = writer.spec, writer.rows
-            group.create_array(
-                spec.name,
+            zarr.create_array(
+                self._temporary / spec.name,
                 shape=(rows, *spec.columns),
                 dtype=spec.dtype,
                 chunks=(chunk_rows(rows), *spec.columns),
@@ -104,8 +103,9 @@ class EntryWriter:
                 dimension_names=spec.dims,
                 attributes=dict(spec.attributes),
             )
-        group.attrs.update(
-            {
+        zarr.create_group(
+            self._temporary,
+            attributes={
                 "format": FORMAT,
                 "stage": self.components.stage,
                 "stage_version": self.components.version,
@@ -123,7 +123,7 @@ class EntryWriter:
                         "zarr": zarr.__version__,
                     },
                 },
-            }
+            },
         )
         for path in [*self._temporary.rglob("*"), self._temporary]:
             if path.is_dir() or path.name == "zarr.json":  # the bodies are synced already

@@ -52,7 +52,7 @@ def align(
     unlimited = str(10**6) + "w"
     limits = recipe.window.max_staleness
     staleness = np.array([min(duration_ns(limits.get(n, unlimited)), 2**62) for n in recipe.timeframes], np.int64)
-    for start, stop in base.blocks():
+    for start, stop in base.ranges():
         lookback = min(start, int(seq_lens[0]))
         base_open = base.rows("open_time", start - lookback, stop)
         base_close = base.rows("close_time", start - lookback, stop)

@@ -1,7 +1,7 @@
 """The main path of a build: find sources → plan → make what is missing → point the ref at the dataset."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,16 @@ from pipeline.execute import build_node
 from pipeline.plan import Node, Plan, SourceFile, make_plan
 
 
+class StoppedError(Exception):
+    """Ends the work in progress after another part has failed."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a build did."""
 
     dataset: Dataset
-    hit: list[str]
+    hits: int
     built: list[str]
 
 
@@ -33,14 +37,10 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
         sources = fingerprint(recipe, data_dir, store)
     plan = make_plan(recipe, sources)
     tell_changes(recipe, store, console)
-    hit = [node.label for step in plan.steps for node in step if _exists(node, store)]
-    built: list[str] = []
-    for step in plan.steps:
-        missing = [node for node in step if not _exists(node, store)]
-        if missing:
-            built += run_step(missing, plan, store, workers, console)
+    missing = [node for node in plan.nodes if not entry_exists(store, node.components.stage, node.components.key)]
+    built = make_entries(missing, recipe, store, workers, console) if missing else []
     point_ref(plan, store)
-    return Outcome(open_dataset(store, recipe.name), hit, built)
+    return Outcome(open_dataset(store, recipe.name), len(plan.nodes) - len(missing), built)
 
 
 def fingerprint(recipe: Recipe, data_dir: Path, store: Path) -> dict[str, list[SourceFile]]:
@@ -61,28 +61,41 @@ def tell_changes(recipe: Recipe, store: Path, console: Console) -> None:
         console.line(f"  changed since the last build: {key} {old} → {new}")
 
 
-def run_step(nodes: list[Node], plan: Plan, store: Path, workers: int, console: Console) -> list[str]:
-    """Make the entries of one step, several at a time. Returns the labels of those made here."""
-    with tqdm(
-        unit=" rows", unit_scale=True, leave=False, file=console.stream, desc=f"  {nodes[0].components.stage}"
-    ) as bar:
+def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, console: Console) -> list[str]:
+    """Make entries, `workers` at a time, each after those it needs. Returns the labels of those made here.
 
-        def make(node: Node) -> bool:
-            return build_node(node, plan.recipe, store, lambda rows: bar.update(rows) and None)
+    After a fault or Ctrl-C the entries in progress are abandoned and the finished ones stay.
+    """
+    stop = threading.Event()
+    made: dict[str, Future[bool]] = {}
+    labels = []
+    with (
+        tqdm(unit=" rows", unit_scale=True, leave=False, file=console.stream, desc="  building") as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
 
-        made = parallel(make, nodes, workers)
-    labels = [node.label for node, new in zip(nodes, made, strict=True) if new]
-    for label in labels:
-        console.line(f"  built {label}")
+        def advance(rows: int) -> None:
+            if stop.is_set():
+                raise StoppedError
+            bar.update(rows)
+
+        def make(node: Node, before: list[Future[bool]]) -> bool:
+            for future in before:  # earlier in the queue, so never behind this one
+                future.result()
+            return build_node(node, recipe, store, advance)
+
+        try:
+            for node in nodes:
+                made[node.components.key] = pool.submit(make, node, [made[key] for key in node.needs if key in made])
+            for node in nodes:
+                if made[node.components.key].result():
+                    bar.write(f"  built {node.label}", file=console.stream)
+                    labels.append(node.label)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     return labels
-
-
-def parallel(function: Callable[[Node], bool], nodes: list[Node], workers: int) -> list[bool]:
-    """Apply `function` to every node; serially, through the same call, with one worker."""
-    if workers == 1:
-        return [function(node) for node in nodes]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, nodes))
 
 
 def point_ref(plan: Plan, store: Path) -> None:
@@ -94,7 +107,3 @@ def point_ref(plan: Plan, store: Path) -> None:
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(store / "refs" / f"{plan.recipe.name}.json", canonical_json(ref))
-
-
-def _exists(node: Node, store: Path) -> bool:
-    return entry_exists(store, node.components.stage, node.components.key)

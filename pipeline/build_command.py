@@ -45,7 +45,7 @@ def main(
                 {
                     "name": recipe.name,
                     "key": outcome.dataset.entry.key,
-                    "hit": outcome.hit,
+                    "reused": outcome.hits,
                     "built": outcome.built,
                     "seconds": round(console.since_start(), 3),
                 }

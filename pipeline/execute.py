@@ -1,6 +1,7 @@
 """Makes entries: one function a stage, each a loop over blocks from input to writer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cache.writer import EntryWriter, entry_lock
 from pipeline.align import Dropped, align, explain_empty
 from pipeline.bars import Block, read_bars
 from pipeline.derive import derive_bars
-from pipeline.features import TrainingCheck, feature_set, fit_statistics, normalised
+from pipeline.features import feature_set, fit_statistics, normalised
 from pipeline.plan import Node
 from pipeline.series import BarSeries
 from pipeline.split import split_windows, train_cutoff
@@ -23,7 +24,10 @@ Advance = Callable[[int], None]
 
 
 def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance) -> bool:
-    """Make the entry of `node` unless it exists; `advance` hears of rows done. Returns whether it was made here."""
+    """Make the entry of `node` unless it exists; `advance` hears of rows done. Returns whether it was made here.
+
+    Whoever builds the same entry in another process is waited for.
+    """
     with entry_lock(store, node.components) as wanted:
         if wanted:
             with EntryWriter(store, node.components) as entry:
@@ -39,13 +43,13 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
         origin = node.path.name
     else:
         base = BarSeries(store, node.components.inputs["bars"])
-        blocks = derive_bars(base, timeframe, recipe.source.session)
+        blocks = derive_bars(base.blocks(), timeframe, recipe.source.session)
         origin = f"{timeframe} derived from {recipe.base}"
     open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
     close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
     ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)))
     first_open = last_close = 0
-    for block in blocks:
+    for block in read_ahead(blocks):
         first_open = first_open or int(block.open_time[0])
         last_close = int(block.close_time[-1])
         open_time.append(block.open_time)
@@ -81,17 +85,15 @@ def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
     cutoff = train_cutoff(base, recipe)
     train_rows = bars.completed_by(cutoff)
     statistics = fit_statistics(bars, features, train_rows, where)
-    check = TrainingCheck(train_rows, len(features.columns))
     values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
     close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
     close = entry.array(ArraySpec("close", "<f8", ("time",)))
-    for (start, stop), (ohlc, block) in zip(bars.blocks(), normalised(bars, features, statistics), strict=True):
-        check.add(block)
+    blocks = normalised(bars, features, statistics, where)
+    for (start, stop), (ohlc, block) in zip(bars.ranges(), blocks, strict=True):
         values.append(block)
         close_time.append(bars.rows("close_time", start, stop))
         close.append(ohlc[:, 3])
         advance(len(block))
-    check.verify(features.columns, where)
     entry.publish(
         timeframe=node.timeframe,
         nominal_length=timeframe_ns(str(node.timeframe)),
@@ -117,6 +119,16 @@ def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
         recipe=recipe.model_dump(),
     )
     advance(1)
+
+
+def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same blocks, each made in a thread while the one before is being written."""
+    iterator = iter(blocks)
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, iterator, None)
+        while (block := following.result()) is not None:
+            following = reader.submit(next, iterator, None)
+            yield block
 
 
 _BUILDERS = {"bars": _build_bars, "windows": _build_windows, "streams": _build_streams, "datasets": _build_dataset}

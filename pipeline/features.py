@@ -66,7 +66,7 @@ def compute_features(
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """The rows [0, stop) in blocks: (ohlc [n, 4], unscaled features [n, F]), float64. No row sees a later one."""
     previous_close = float(bars.rows("ohlc", 0, 1)[0, 0])
-    for start, end in bars.blocks():
+    for start, end in bars.ranges():
         if start >= stop:
             return
         ohlc = bars.rows("ohlc", start, min(end, stop))
@@ -102,37 +102,23 @@ def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where
 
 
 def normalised(
-    bars: BarSeries, features: FeatureSet, statistics: Statistics
+    bars: BarSeries, features: FeatureSet, statistics: Statistics, where: str
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float32]]]:
-    """The whole series in blocks: (ohlc float64 [n, 4], the stream's values float32 [n, F])."""
+    """The whole series in blocks: (ohlc float64 [n, 4], the stream's values float32 [n, F]).
+
+    Raises UserError at the end when the training rows, as written, do not have mean 0 and standard deviation 1.
+    """
+    sums, squares, left = np.zeros(len(features.columns)), np.zeros(len(features.columns)), statistics.rows
     for ohlc, block in compute_features(bars, features, len(bars)):
         out = np.empty(block.shape, np.float32)
-        kernels.normalise(block, statistics.mean, statistics.std, out)
+        kernels.normalise(block, statistics.mean, statistics.std, left, out, sums, squares)
+        left -= len(block)
         yield ohlc, out
-
-
-class TrainingCheck:
-    """Watches the float32 values as they are written: training rows must be finite, with mean 0 and deviation 1."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        self._left = rows
-        self._rows = rows
-        self._sum, self._squares = np.zeros(width), np.zeros(width)
-
-    def add(self, block: NDArray[np.float32]) -> None:
-        """Take in the next block."""
-        train = block[: self._left].astype(np.float64)
-        self._left -= len(train)
-        self._sum += train.sum(axis=0)
-        self._squares += np.einsum("nf,nf->f", train, train)
-
-    def verify(self, columns: tuple[str, ...], where: str) -> None:
-        """Raise UserError naming the column that is off."""
-        mean = self._sum / self._rows
-        std = np.sqrt(np.maximum(self._squares / self._rows - mean**2, 0))
-        for name, m, s in zip(columns, mean, std, strict=True):
-            if not (abs(m) < 1e-3 and abs(s - 1) < 1e-3):
-                raise UserError(
-                    f"{where}: feature {name} has mean {m:.3g} and standard deviation {s:.3g} over its training rows "
-                    "after scaling, not 0 and 1; its values are too extreme for float32. Check the prices"
-                )
+    mean = sums / statistics.rows
+    std = np.sqrt(np.maximum(squares / statistics.rows - mean**2, 0))
+    for name, m, s in zip(features.columns, mean, std, strict=True):
+        if not (abs(m) < 1e-3 and abs(s - 1) < 1e-3):
+            raise UserError(
+                f"{where}: feature {name} has mean {m:.3g} and standard deviation {s:.3g} over its training rows after "
+                "scaling, not 0 and 1; its values are too extreme for float32. Check the prices"
+            )

@@ -176,8 +176,14 @@ def moments(values, mean, scatter):
 
 
 @numba.njit(cache=True, nogil=True)
-def normalise(values, mean, std, out):
-    """(values − mean) / std, float64 [n, F] into float32 [n, F]."""
+def normalise(values, mean, std, train, out, sums, squares):
+    """(values − mean) / std, float64 [n, F] into out float32 [n, F].
+
+    Adds what was written in the first `train` rows, and its squares, to sums and squares float64 [F].
+    """
     for i in range(len(values)):
         for k in range(values.shape[1]):
             out[i, k] = (values[i, k] - mean[k]) / std[k]
+            if i < train:
+                sums[k] += out[i, k]
+                squares[k] += np.float64(out[i, k]) ** 2

@@ -26,6 +26,7 @@ class Node:
     """One entry to have: its components, and what they do not say but its making needs."""
 
     components: Components
+    needs: tuple[str, ...]  # keys of nodes that come before
     symbol: str
     timeframe: str | None = None
     path: Path | None = None
@@ -39,47 +40,58 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """The entries of one dataset in steps: the nodes of a step depend on earlier steps only."""
+    """The entries of one dataset, each after those that it needs; the last is the dataset's own."""
 
     recipe: Recipe
-    steps: tuple[tuple[Node, ...], ...]
+    nodes: tuple[Node, ...]
 
     @property
     def dataset(self) -> Node:
         """The last node."""
-        return self.steps[-1][0]
+        return self.nodes[-1]
 
 
 def make_plan(recipe: Recipe, sources: Mapping[str, Sequence[SourceFile]]) -> Plan:
     """Plan a dataset. `sources` holds the files of every timeframe that the recipe names files for."""
     shards = [
-        Node(_component("bars", _source_fields(recipe, name), {"content": file.md5}), recipe.symbol, name, file.path)
+        Node(_component("bars", _source_fields(recipe, name), {"content": f.md5}), (), recipe.symbol, name, f.path)
         for name, files in sources.items()
-        for file in files
+        for f in files
     ]
-    keys = {name: [node.components.key for node in shards if node.timeframe == name] for name in sources}
+    keys = {name: tuple(node.components.key for node in shards if node.timeframe == name) for name in sources}
     base = keys[recipe.base]
     derived = [
-        Node(_component("bars", _derived_fields(recipe, name), {"bars": base}), recipe.symbol, name)
+        Node(_component("bars", _derived_fields(recipe, name), {"bars": base}), base, recipe.symbol, name)
         for name in recipe.timeframes
         if name not in sources
     ]
-    keys |= {str(node.timeframe): [node.components.key] for node in derived}
-    windows = Node(
-        _component("windows", _window_fields(recipe), {name: keys[name] for name in recipe.timeframes}), recipe.symbol
-    )
-    streams = [
-        Node(
-            _component("streams", _stream_fields(recipe, name), {"bars": keys[name], "base": base}), recipe.symbol, name
+    keys |= {str(node.timeframe): (node.components.key,) for node in derived}
+
+    streams = {
+        name: Node(
+            _component("streams", _stream_fields(recipe, name), {"bars": keys[name], "base": base}),
+            (*keys[name], *base),
+            recipe.symbol,
+            name,
         )
         for name in recipe.timeframes
-    ]
-    entries = {
-        "windows": windows.components.key,
-        "streams": {str(node.timeframe): node.components.key for node in streams},
     }
-    dataset = Node(_component("datasets", _split_fields(recipe), {recipe.symbol: entries}), recipe.name)
-    return Plan(recipe, (tuple(shards), tuple(derived), (*streams, windows), (dataset,)))
+    inputs = {name: keys[name] for name in recipe.timeframes}
+    windows = Node(
+        _component("windows", _window_fields(recipe), inputs),
+        tuple(key for shard_keys in inputs.values() for key in shard_keys),
+        recipe.symbol,
+    )
+    stream_keys = {name: node.components.key for name, node in streams.items()}
+    entries = {"windows": windows.components.key, "streams": stream_keys}
+    dataset = Node(
+        _component("datasets", _split_fields(recipe), {recipe.symbol: entries}),
+        (windows.components.key, *stream_keys.values()),
+        recipe.name,
+    )
+    # the base stream is the longest work and waits for nothing but the base bars
+    base_stream = streams.pop(recipe.base)
+    return Plan(recipe, (*shards, base_stream, *derived, windows, *streams.values(), dataset))
 
 
 def _component(stage: str, fields: dict[str, Any], inputs: dict[str, Any]) -> Components:

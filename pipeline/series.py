@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import open_entry
-from pipeline.bars import BLOCK_ROWS, SourceError, format_time
+from pipeline.bars import BLOCK_ROWS, Block, SourceError, format_time
 
 
 class BarSeries:
@@ -47,10 +47,15 @@ class BarSeries:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def blocks(self) -> Iterator[tuple[int, int]]:
+    def ranges(self) -> Iterator[tuple[int, int]]:
         """Row ranges of at most `BLOCK_ROWS` that cover the series."""
         for start in range(0, len(self), BLOCK_ROWS):
             yield start, min(start + BLOCK_ROWS, len(self))
+
+    def blocks(self) -> Iterator[Block]:
+        """The bars themselves, in the same ranges."""
+        for start, stop in self.ranges():
+            yield Block(*(self.rows(name, start, stop) for name in ("open_time", "close_time", "ohlc")))
 
     def completed_by(self, instant: int) -> int:
         """Number of bars that closed at or before `instant` (ns UTC)."""

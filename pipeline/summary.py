@@ -16,7 +16,8 @@ def summarise(outcome: Outcome) -> Iterator[str]:
         for timeframe, rules in windows.manifest["dropped"].items():
             rows = entries.streams[timeframe].shape("values")[0]
             broken = ", ".join(f"{count:,} by {rule}" for rule, count in rules.items() if count) or "none"
-            yield f"    {timeframe:>4}: {rows:>11,} bars, {dataset.seq_lens[timeframe]} a window; windows dropped: {broken}"
+            length = dataset.seq_lens[timeframe]
+            yield f"    {timeframe:>4}: {rows:>11,} bars, {length} a window; windows dropped: {broken}"
         train, val = (dataset.splits[part] for part in ("train", "val"))
         yield (
             f"    train {_count(train, symbol):,} windows until {format_time(train['until'])} · "
@@ -25,7 +26,7 @@ def summarise(outcome: Outcome) -> Iterator[str]:
     if not outcome.built:
         yield "  Everything was in the store already; nothing was built."
     else:
-        yield f"  {len(outcome.hit)} entries reused, {len(outcome.built)} built."
+        yield f"  {outcome.hits} entries reused, {len(outcome.built)} built."
 
 
 def _count(part: dict[str, dict[str, list[int]]], symbol: str) -> int:

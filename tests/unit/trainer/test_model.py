@@ -1,0 +1,204 @@
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.losses import huber
+from trainer.masking import apply_masks, draw_masks, window_keys
+from trainer.model import MaskedAutoencoder, parameter_count, rotary_tables, rotate
+from trainer.optim import AdamW
+
+F = 6
+
+
+def small(seq_lens: tuple[int, ...], **changes: Any) -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_ratio": 2.0, "latent_stride": 4, "dropout": 0.0,
+    }  # fmt: skip
+    return MaskedAutoencoder(F, seq_lens, **(settings | changes))
+
+
+def inputs(batch: int, seq_lens: tuple[int, ...], seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, length, F + 1, generator=generator) for length in seq_lens]
+
+
+@pytest.mark.parametrize(("length", "latents"), [(48, 12), (50, 13), (64, 16), (3, 1)])
+def test_shapes(length: int, latents: int) -> None:
+    model = small((length,) * 3)
+    x = inputs(5, (length,) * 3)
+    assert [out.shape for out in model(x)] == [(5, length, 4)] * 3
+    assert model.encode(x).shape == (5, 3, latents, 16)
+
+
+def test_shapes_with_different_lengths() -> None:
+    seq_lens = (64, 50, 12)
+    model = small(seq_lens)
+    x = inputs(2, seq_lens)
+    assert [out.shape for out in model(x)] == [(2, length, 4) for length in seq_lens]
+    assert [latent.shape for latent in model.latents(x)] == [(2, 16, 16), (2, 13, 16), (2, 3, 16)]
+    with pytest.raises(ValueError, match=r"latent lengths \[16, 13, 3\] do not stack to one array: use latents\(\)"):
+        model.encode(x)
+
+
+def test_different_lengths_with_equal_latent_lengths_stack() -> None:
+    assert small((50, 52)).encode(inputs(2, (50, 52))).shape == (2, 2, 13, 16)
+
+
+def test_heads_must_have_even_width() -> None:
+    with pytest.raises(ValueError, match=r"d_model \(18\) must be a multiple of 2 · model.n_heads \(2 · 6\)"):
+        small((8,), d_model=18, n_heads=6)
+
+
+@pytest.mark.parametrize("seq_lens", [(16, 16), (16, 10, 7)])
+def test_gradient_reaches_every_parameter(seq_lens: tuple[int, ...]) -> None:
+    model = small(seq_lens)
+    torch.stack([out.square().mean() for out in model(inputs(3, seq_lens))]).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_rows_of_a_batch_are_independent() -> None:
+    model = small((16, 10)).eval()
+    x = inputs(6, (16, 10))
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    for out, permuted in zip(model(x), model([values[order] for values in x]), strict=True):
+        torch.testing.assert_close(out[order], permuted)
+
+
+def test_batched_attention_stays_within_timeframes() -> None:
+    block = small((12, 12, 12)).blocks[0]
+    tokens = torch.randn(2, 36, 16)
+    cos, sin = rotary_tables((12, 12, 12), 8)
+    together = block(tokens, cos, sin)
+    block.within = None
+    alone = [block(part, cos[:12], sin[:12]) for part in tokens.split(12, dim=1)]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1))
+
+
+def test_looped_attention_stays_within_timeframes() -> None:
+    block = small((9, 5)).blocks[0]
+    tokens = torch.randn(2, 14, 16)
+    cos, sin = rotary_tables((9, 5), 8)
+    changed = tokens.clone()
+    changed[:, 9:] += 1
+    assert torch.equal(block(tokens, cos, sin)[:, :9], block(changed, cos, sin)[:, :9])
+
+
+def test_joint_blocks_see_other_timeframes() -> None:
+    seq_lens = (8, 8)
+    x = inputs(2, seq_lens)
+    changed = [x[0], x[1] + 1]
+    within_only, joint = small(seq_lens, n_layers=1).eval(), small(seq_lens, n_layers=2).eval()
+    assert torch.equal(within_only(x)[0], within_only(changed)[0])
+    assert not torch.allclose(joint(x)[0], joint(changed)[0])
+
+
+def test_rotary_angles_by_hand_and_newest_bars_aligned() -> None:
+    cos, sin = rotary_tables((5, 3), 4)
+    assert cos.shape == sin.shape == (8, 2)
+    assert torch.equal(cos[2:5], cos[5:8])
+    assert cos[4].tolist() == [1, 1]
+    # Position −2 of the second timeframe; the frequencies of a head of width 4 are 1 and 1/100.
+    assert sin[5].tolist() == pytest.approx([math.sin(-2), math.sin(-0.02)])
+    turned = rotate(torch.tensor([1.0, 2, 3, 4]).expand(1, 8, 1, 4), cos, sin)[0, 5, 0]
+    pairs = [
+        complex(1, 3) * complex(math.cos(-2), math.sin(-2)),
+        complex(2, 4) * complex(math.cos(0.02), -math.sin(0.02)),
+    ]
+    assert turned.tolist() == pytest.approx([pairs[0].real, pairs[1].real, pairs[0].imag, pairs[1].imag], abs=1e-5)
+
+
+def test_scores_depend_on_relative_position_only() -> None:
+    cos, sin = rotary_tables((10,), 8)
+    q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 10, 1, 8)
+    scores = rotate(q, cos, sin)[0, :, 0] @ rotate(k, cos, sin)[0, :, 0].T
+    torch.testing.assert_close(scores[:-1, :-1], scores[1:, 1:])
+
+
+def test_padding_is_at_the_oldest_end() -> None:
+    model = small((10,), n_layers=0).eval()
+    x = inputs(1, (10,))
+    changed = [x[0].clone()]
+    changed[0][:, :1] += 1
+    # 10 bars at stride 4: 2 padded, so the first latent holds bars 0 and 1 (the stem lets bar 0 reach bar 1).
+    differs = (model.encode(x) != model.encode(changed)).any(dim=-1)[0, 0]
+    assert differs.tolist() == [True, False, False]
+
+
+def test_bfloat16_autocast() -> None:
+    model = small((16, 10)).eval()
+    x = inputs(4, (16, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(x)
+    for a, b in zip(low, model(x), strict=True):
+        assert a.isfinite().all()
+        assert (a.float() - b).abs().max() < 0.05 * b.abs().max() + 0.01
+
+
+def test_more_rows_than_a_cuda_grid_dimension() -> None:
+    model = small((64, 64), d_model=8, n_heads=2, n_layers=2).eval()
+    with torch.no_grad():
+        x = inputs(1100, (64, 64))
+        out = model(x)
+        assert 1100 * 64 > 65_535
+        torch.testing.assert_close(out[1][-2:], model([values[-2:] for values in x])[1])
+
+
+def test_state_dict_round_trip() -> None:
+    model = small((16, 10)).eval()
+    other = small((16, 10)).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.normal_()
+    x = inputs(2, (16, 10))
+    assert not torch.equal(model(x)[0], other(x)[0])
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model(x)[0], other(x)[0])
+    assert not any("cos" in name or "sin" in name for name in model.state_dict())
+
+
+def test_parameter_count() -> None:
+    model = small((16, 16))
+    d, per_block = 16, 3 * 16 * 16 + 16 * 16 + 16 * 32 + 32 * 16
+    stem = 7 * 3 + 7 + 7 * d + d
+    decoder = d * 4 * d + 4 * d + d * 4 + 4
+    bottleneck = 4 * d * d + d
+    assert parameter_count(model) == 2 * (stem + d + per_block + decoder) + bottleneck
+    model.bottleneck.requires_grad_(False)
+    assert parameter_count(model) == 2 * (stem + d + per_block + decoder)
+
+
+def test_construction_is_fast() -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        small((64,) * 6, d_model=64, n_layers=4, n_heads=4, mlp_ratio=4.0)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.03
+
+
+def test_overfits_a_small_batch() -> None:
+    seq_lens = (16, 16)
+    model = small(seq_lens, d_model=32, n_heads=4)
+    optimizer = AdamW(model.named_parameters(), lr=1e-2, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(3)
+    x = [torch.randn(4, length, F, generator=generator) for length in seq_lens]
+    masks = draw_masks(window_keys(0, 0, torch.arange(4)), seq_lens, 0.3, 2, 5)
+    masked = apply_masks(x, masks, 4)
+    losses = []
+    for _ in range(150):
+        outputs = model(masked)
+        terms = [huber(p, v[..., :4], h, 1.0) for p, v, h in zip(outputs, x, masks.hidden, strict=True)]
+        loss = torch.stack(terms).mean()
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
