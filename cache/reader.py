@@ -66,11 +66,15 @@ class SymbolEntries:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset as a ref names it. `splits[part]["windows"][symbol]` is the half-open range of its windows."""
+    """A dataset as a ref names it: its recipe as asked for, and where the sources were when it was built last.
+
+    `splits[part]["windows"][symbol]` is the half-open range of the windows of a part.
+    """
 
     name: str
     entry: Entry
     recipe: dict[str, Any]
+    data_dir: str
     symbols: dict[str, SymbolEntries]
 
     @property
@@ -142,11 +146,11 @@ def open_dataset(store: Path, name: str) -> Dataset:
         )
         for symbol, keys in entry.manifest["components"]["inputs"].items()
     }
-    return Dataset(name, entry, ref["recipe"], symbols)
+    return Dataset(name, entry, ref["recipe"], ref["data_dir"], symbols)
 
 
 def read_ref(store: Path, name: str) -> dict[str, Any]:
-    """A ref: {"name", "dataset": key, "recipe", "updated"}. Raises StoreError naming the refs there are."""
+    """A ref: {"name", "dataset": key, "recipe", "data_dir", "updated"}. Raises StoreError naming the refs there are."""
     path = store / "refs" / f"{name}.json"
     try:
         return dict(json.loads(path.read_bytes()))

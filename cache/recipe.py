@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, model_validator
 
 from cache.timeframes import duration_ns, timeframe_ns
-from configs.loader import Model
+from configs.loader import Model, differences
 
 
 def _checked(check: Any) -> AfterValidator:
@@ -153,20 +153,12 @@ class Recipe(Model):
             return None
         return int(_instant(self.split.train_end).timestamp()) * 10**9
 
-    def differences(self, other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    def differs_from(self, other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         """Dotted keys whose values differ from `other`, a recipe as dumped earlier: (key, other's value, own value)."""
-        yield from _differences(other, self.model_dump(), "data")
+        yield from differences(other, self.model_dump(), "data")
 
 
 def _known(field: str, names: dict[str, Any], timeframes: list[str]) -> None:
     for name in names:
         if name not in timeframes:
             raise ValueError(f"{field} names {name}, which is not among timeframes = {timeframes}")
-
-
-def _differences(old: Any, new: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**new, **old}:
-            yield from _differences(old.get(key), new.get(key), f"{at}.{key}")
-    elif old != new:
-        yield at, old, new

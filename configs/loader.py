@@ -103,6 +103,15 @@ def model_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
                 yield from model_keys(part, f"{prefix}.{name}")
 
 
+def differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys below `at` whose values differ: (key, old value, new value)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**new, **old}:
+            yield from differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+    elif old != new:
+        yield at, old, new
+
+
 def _nearest(key: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known ones: {', '.join(known)}"

@@ -39,7 +39,7 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
     tell_changes(recipe, store, console)
     missing = [node for node in plan.nodes if not entry_exists(store, node.components.stage, node.components.key)]
     built = make_entries(missing, recipe, store, workers, console) if missing else []
-    point_ref(plan, store)
+    point_ref(plan, data_dir, store)
     return Outcome(open_dataset(store, recipe.name), len(plan.nodes) - len(missing), built)
 
 
@@ -57,7 +57,7 @@ def tell_changes(recipe: Recipe, store: Path, console: Console) -> None:
         last = read_ref(store, recipe.name)["recipe"]
     except StoreError:
         return
-    for key, old, new in recipe.differences(last):
+    for key, old, new in recipe.differs_from(last):
         console.line(f"  changed since the last build: {key} {old} → {new}")
 
 
@@ -98,12 +98,13 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
     return labels
 
 
-def point_ref(plan: Plan, store: Path) -> None:
+def point_ref(plan: Plan, data_dir: Path, store: Path) -> None:
     """Let the recipe's name stand for the dataset, and keep the recipe as it was asked for."""
     ref = {
         "name": plan.recipe.name,
         "dataset": plan.dataset.components.key,
         "recipe": plan.recipe.model_dump(),
+        "data_dir": str(data_dir.resolve()),
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(store / "refs" / f"{plan.recipe.name}.json", canonical_json(ref))

@@ -5,17 +5,15 @@ minutes, and then minutes are taken out. All randomness of a week comes from (se
 its last price and volatility regime to the next one: the first rows of a long simulation are those of a short one.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from pipeline.bars_writer import write_bars
 
 NEW_YORK = ZoneInfo("America/New_York")
 FIRST_SUNDAY = date(2024, 1, 7)
@@ -52,17 +50,6 @@ CLOCK_VOLATILITY = (0.3, 0.35, 0.6, 0.6, 1.1, 1.1, 1.7, 1.7, 1.0, 0.7, 0.35)
 CLOCK_MISSING = (0.35, 0.20, 0.04, 0.04, 0.008, 0.005, 0.002, 0.002, 0.005, 0.01, 0.04)
 GAPS_PER_WEEK, GAP_MINUTES = 0.5, (5, 240)
 
-PRICES = ("open", "high", "low", "close")
-SCHEMA = pa.schema([pa.field(name, pa.float64()) for name in PRICES]).insert(
-    0, pa.field("timestamp", pa.timestamp("ns", tz="UTC"))
-)
-
-# Half the size and half the reading time of the defaults, which would make a dictionary of the times.
-ENCODING: dict[str, Any] = {
-    "use_dictionary": PRICES,
-    "column_encoding": {"timestamp": "DELTA_BINARY_PACKED"},
-}
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -81,26 +68,7 @@ def simulate_bars(path: Path, rows: int, seed: int, progress: Callable[[int], No
         raise ValueError(f"rows must be between 1 and {MAX_ROWS:,}, not {rows:,}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, and it is {seed}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(file, SCHEMA, compression="snappy", **ENCODING) as writer:
-                written = 0
-                for times_T, prices_4T in _blocks(rows, seed):
-                    columns = {"timestamp": times_T.view("datetime64[ns]"), **dict(zip(PRICES, prices_4T, strict=True))}
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
-                    written += times_T.size
-                    progress(written)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_bars(path, _blocks(rows, seed), progress)
 
 
 def _blocks(rows: int, seed: int) -> Iterator[tuple[Ints, Floats]]:

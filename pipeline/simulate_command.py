@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from cache.console import command, examples
 from pipeline.simulate import MAX_ROWS, simulate_bars
 
 FILE_NAME = "simfx_m1.parquet"
 
-EPILOG = """\b
-Example: three months of bars, and a store built from them
-  bin/simulate --out data
-  bin/build-cache --config configs/demo.yaml --data-dir data
-"""
 
-
-@click.command(epilog=EPILOG, context_settings={"show_default": True})
+@command(
+    epilog=examples(
+        "bin/simulate --out data",
+        "bin/build-cache --config configs/demo.yaml --data-dir data",
+    )
+)
 @click.option(
     "--out",
     "folder",
@@ -29,9 +29,15 @@ Example: three months of bars, and a store built from them
     help=f"Folder for {FILE_NAME}; made if it is not there.",
 )
 @click.option(
-    "--rows", type=click.IntRange(1, MAX_ROWS), default=90_000, help="Number of bars; 90,000 are about three months."
+    "--rows",
+    type=click.IntRange(1, MAX_ROWS),
+    default=90_000,
+    show_default=True,
+    help="Number of bars; 90,000 are about three months.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="The same rows and seed give the same bars.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same rows and seed give the same bars."
+)
 def main(folder: Path, rows: int, seed: int) -> None:
     """Write simulated one-minute bars of a currency pair to DIR/simfx_m1.parquet.
 

@@ -1,0 +1,114 @@
+"""Run directories and checkpoints: atomic, readable without executing anything.
+
+config.yaml          the resolved configuration, with its file and overrides in a comment
+dataset.json         which store and dataset the run read
+startup.json         how long each phase of the start took
+metrics.jsonl        one object a logged step or validation
+summary.json         how the run ended
+best.safetensors     weights with the lowest validation loss
+last/checkpoint.safetensors   weights, optimizer and counters: what --resume continues from
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from configs.errors import UserError
+from trainer.optim import AdamW, LossScaler, copy_state
+
+
+@dataclass
+class Progress:
+    """Where a run is. (epoch, step within it) follow from `step`."""
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    stale_epochs: int = 0
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a kill at any moment leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and scripts."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """The model's state as safetensors."""
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Read what `save_weights` wrote. Raises UserError when it is of another model."""
+    with safe_open(path, "pt") as file:
+        _copy(model.state_dict(), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+
+
+def save_checkpoint(
+    run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler, progress: Progress, dataset: str
+) -> None:
+    """Everything needed to go on as if nothing had happened, in one file."""
+    tensors = {name: tensor.contiguous() for name, tensor in _state(model, optimizer, scaler).items()}
+    metadata = {"progress": json.dumps(asdict(progress)), "dataset": dataset}
+    write_atomically(run / "last" / "checkpoint.safetensors", save(tensors, metadata))
+
+
+def load_checkpoint(run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler, dataset: str) -> Progress | None:
+    """Continue from the last checkpoint, if there is one. Raises UserError when it is of another model or dataset."""
+    path = run / "last" / "checkpoint.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["dataset"] != dataset:
+            raise UserError(
+                f"{path}: this run was trained on dataset {metadata['dataset']}, the store now has {dataset} under "
+                "that name; start a new run"
+            )
+        _copy(_state(model, optimizer, scaler), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def keep_metrics_until(path: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl that a killed run wrote after its last checkpoint; they will be written again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # cut off by the kill
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept).encode())
+
+
+def _state(model: nn.Module, optimizer: AdamW, scaler: LossScaler) -> dict[str, Tensor]:
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_tensors(), "scaler": scaler.state_tensors()}
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _copy(own: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+    try:
+        copy_state(own, given, "its content")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,84 @@
+"""The trainer's sections of a configuration, typed. Meanings and defaults stand in configs/base.yaml."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.loader import Config, Model
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class EncoderConfig(Model):
+    """The shared encoder."""
+
+    n_layers: Count
+
+
+class ModelConfig(Model):
+    """The `model:` section."""
+
+    d_model: Count
+    n_heads: Count
+    mlp_ratio: Positive
+    latent_stride: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    encoder: EncoderConfig
+
+
+class MaskingConfig(Model):
+    """The `masking:` section."""
+
+    mask_ratio: Share
+    span_min: Count
+    span_max: Count
+
+
+class LossConfig(Model):
+    """The `loss:` section."""
+
+    huber_delta: Positive
+
+
+class TrainingConfig(Model):
+    """The `training:` section."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    max_epochs: Count
+    steps_per_epoch: Count | None
+    batch_size: Count
+    accumulate: Count
+    precision: Literal["fp32", "bf16", "fp16"]
+    lr: Positive
+    warmup: Share
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Positive
+    val_windows: Count
+    patience: Count | None
+    log_every: Count
+    checkpoint_every: Count
+    max_skipped: Count
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Everything the trainer reads from a configuration."""
+
+    model: ModelConfig
+    masking: MaskingConfig
+    loss: LossConfig
+    training: TrainingConfig
+
+
+def parse_trainer(config: Config) -> TrainerConfig:
+    """The trainer's sections. Raises ConfigError."""
+    return TrainerConfig(
+        config.parse("model", ModelConfig),
+        config.parse("masking", MaskingConfig),
+        config.parse("loss", LossConfig),
+        config.parse("training", TrainingConfig),
+    )

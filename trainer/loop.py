@@ -1,0 +1,167 @@
+"""The training loop."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from trainer.checkpoint import Progress, keep_metrics_until, load_checkpoint, save_checkpoint, save_weights, write_json
+from trainer.config import TrainingConfig
+from trainer.data import WindowSource
+from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
+from trainer.order import batch_indices
+from trainer.progress import EpochBar
+from trainer.tasks import Reconstruct
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, the key of the dataset it trains on, and where its progress is shown."""
+
+    path: Path
+    dataset: str
+    stream: TextIO
+
+
+def train(
+    config: TrainingConfig,
+    source: WindowSource,
+    task: Reconstruct,
+    model: torch.nn.Module,
+    run: Run,
+    resume: bool,
+    on_first_step: Callable[[], None],
+) -> dict[str, Any]:
+    """Train until `max_epochs` or until validation has not improved for `patience` epochs; returns the summary.
+
+    Deterministic in (configuration, dataset, device): a resumed run repeats what an uninterrupted one would have done.
+    Raises UserError when there are fewer windows than a batch has, or when gradients stay non-finite.
+    """
+    steps_per_epoch = epoch_steps(config, source)
+    total_steps = steps_per_epoch * config.max_epochs
+    optimizer = AdamW(model.named_parameters(), config.lr, config.weight_decay, (config.betas[0], config.betas[1]))
+    scaler = LossScaler(config.precision == "fp16", source.device)
+    progress = (load_checkpoint(run.path, model, optimizer, scaler, run.dataset) if resume else None) or Progress()
+    metrics = run.path / "metrics.jsonl"
+    keep_metrics_until(metrics, progress.step)
+
+    model.train()
+    first_step, bar = progress.step, EpochBar(run.stream, steps_per_epoch, config.max_epochs)
+    loss_sum, skipped_before = torch.zeros((), device=source.device), int(optimizer.skipped)
+    logged_at, logged_step = time.perf_counter(), progress.step
+    stopped = stops_early(config, progress)
+
+    while progress.step < total_steps and not stopped:
+        epoch, batch = divmod(progress.step, steps_per_epoch)
+        optimizer.lr.fill_(one_cycle(progress.step, total_steps, config.lr, config.warmup))
+        for part in range(config.accumulate):
+            index = train_windows(config, source, epoch, batch * config.accumulate + part)
+            x = source.gather(index)
+            with autocast(config.precision, source.device):
+                loss = task.training_loss(model, x, epoch, index.to(source.device))
+            scaler.scale(loss / config.accumulate).backward()
+            loss_sum += loss.detach() / config.accumulate
+        gradients = optimizer.gradients()
+        found_inf = scaler.unscale(gradients)
+        norm = clip_gradients(gradients, config.clip_norm)
+        optimizer.step(found_inf)
+        scaler.update(found_inf)
+        model.zero_grad(set_to_none=True)
+        progress.step += 1
+        if progress.step == first_step + 1:
+            on_first_step()
+
+        end_of_epoch = batch + 1 == steps_per_epoch
+        save = end_of_epoch or progress.step % config.checkpoint_every == 0
+        if save or progress.step % config.log_every == 0:
+            steps, seconds = progress.step - logged_step, time.perf_counter() - logged_at
+            record: dict[str, Any] = {
+                "kind": "train",
+                "step": progress.step,
+                "epoch": epoch + 1,
+                "loss": float(loss_sum) / steps,
+                "lr": float(optimizer.lr),
+                "grad_norm": float(norm),
+                "skipped": int(optimizer.skipped),
+                "windows_per_second": round(steps * config.batch_size * config.accumulate / seconds, 1),
+            }
+            append(metrics, record)
+            bar.show(progress.step, record["loss"], record["windows_per_second"])
+            check_skipped(config, record["skipped"] - skipped_before, steps)
+            loss_sum, skipped_before = torch.zeros_like(loss_sum), record["skipped"]
+            if end_of_epoch:
+                validation = task.validate(model, source)
+                append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
+                progress.stale_epochs += 1
+                if validation["loss"] < progress.best_loss:
+                    progress.best_loss, progress.best_step, progress.stale_epochs = validation["loss"], progress.step, 0
+                    save_weights(run.path / "best.safetensors", model)
+                bar.end_epoch(epoch + 1, validation, progress.stale_epochs == 0)
+                stopped = stops_early(config, progress)
+            if save:
+                save_checkpoint(run.path, model, optimizer, scaler, progress, run.dataset)
+            logged_at, logged_step = time.perf_counter(), progress.step
+
+    summary = {
+        "steps": progress.step,
+        "epochs": progress.step // steps_per_epoch,
+        "best_loss": progress.best_loss,
+        "best_step": progress.best_step,
+        "stopped_early": stopped,
+        "skipped_steps": int(optimizer.skipped),
+    }
+    write_json(run.path / "summary.json", summary)
+    return summary
+
+
+def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:
+    """Optimizer steps an epoch. Raises UserError when the training split does not fill one."""
+    windows = config.batch_size * config.accumulate
+    available = len(source.train) // windows
+    if not available:
+        raise UserError(
+            f"the training split has {len(source.train):,} windows, fewer than one step takes ({config.batch_size} × "
+            f"{config.accumulate}); lower training.batch_size or training.accumulate"
+        )
+    return min(config.steps_per_epoch or available, available)
+
+
+def train_windows(config: TrainingConfig, source: WindowSource, epoch: int, batch: int) -> Tensor:
+    """Window numbers of a batch, int64 [batch_size], where the source wants them."""
+    device = source.device if source.placement == "device" else torch.device("cpu")
+    places = batch_indices(batch, config.batch_size, len(source.train), config.seed, epoch, device=device)
+    return places + source.train.start
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Automatic mixed precision, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def stops_early(config: TrainingConfig, progress: Progress) -> bool:
+    """Whether validation has not improved for too long."""
+    return config.patience is not None and progress.stale_epochs >= config.patience
+
+
+def check_skipped(config: TrainingConfig, skipped: int, steps: int) -> None:
+    """Raise UserError when too many of the last steps had non-finite gradients."""
+    if skipped >= config.max_skipped or skipped == steps > 1:
+        raise UserError(
+            f"{skipped} of the last {steps} steps had non-finite gradients and were skipped; lower training.lr, or "
+            "train with training.precision=bf16 or fp32. The last checkpoint is kept"
+        )
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to metrics.jsonl."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

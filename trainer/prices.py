@@ -1,0 +1,104 @@
+"""From a stream's normalised features to log prices and back. All in float64.
+
+Shape suffixes: B batch, L bars, F features, P prices (open, high, low, close). The first four columns of every feature
+set describe open, high, low and close; `price` holds the prices themselves, `returns` their logarithms relative to the
+close before.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cache.reader import Entry
+
+_SMALLEST_PRICE = 1e-12
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a stream was normalised: `mean` and `std` float64 [F] of its training rows."""
+
+    feature_set: str
+    mean: Tensor
+    std: Tensor
+
+    def to(self, device: torch.device) -> "Scale":
+        """The same on another device."""
+        return Scale(self.feature_set, self.mean.to(device), self.std.to(device))
+
+
+def scale_of(stream: Entry) -> Scale:
+    """Read the scale of a stream entry."""
+    statistics = stream.manifest["statistics"]
+    mean, std = (torch.tensor(list(statistics[name].values()), dtype=torch.float64) for name in ("mean", "std"))
+    return Scale(str(stream.manifest["feature_set"]), mean, std)
+
+
+def denormalise(x_BLF: Tensor, scale: Scale) -> Tensor:
+    """Undo the scaling: [..., k] with k ≤ F columns, float64."""
+    columns = x_BLF.shape[-1]
+    return x_BLF.double() * scale.std[:columns] + scale.mean[:columns]
+
+
+def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: Tensor, truth_BLP: Tensor) -> Tensor:
+    """Log prices of the hidden bars as predicted, of the visible ones as they were: float64 [B, L, 4].
+
+    Args:
+        x_BLP: predicted features, normalised, of which the rows of hidden bars are read.
+        log_before_B: float64, log close of the bar before the window.
+        scale: the stream's.
+        hidden_BL: bool.
+        truth_BLP: float64, true log prices. Under `returns` a block of hidden bars is chained from the close before it.
+    """
+    raw = denormalise(x_BLP, scale)
+    if scale.feature_set == "price":
+        return torch.where(hidden_BL[..., None], raw.clamp(min=_SMALLEST_PRICE).log(), truth_BLP)
+    rows, before = [], log_before_B
+    for t in range(raw.shape[1]):
+        row = torch.where(hidden_BL[:, t, None], before[:, None] + raw[:, t], truth_BLP[:, t])
+        before = row[:, 3]
+        rows.append(row)
+    return torch.stack(rows, dim=1)
+
+
+def true_log_prices(x_BLF: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
+    """True log prices of whole windows from their features, float64 [B, L, 4]."""
+    everything = torch.ones(x_BLF.shape[:2], dtype=torch.bool, device=x_BLF.device)
+    nothing = torch.zeros((*x_BLF.shape[:2], 4), dtype=torch.float64, device=x_BLF.device)
+    return to_log_prices(x_BLF[..., :4], log_before_B, scale, everything, nothing)
+
+
+def to_features(log_BLP: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
+    """Normalised open, high, low and close features of log prices [B, L, 4], float64: the inverse of the above."""
+    if scale.feature_set == "price":
+        raw = log_BLP.exp()
+    else:
+        before = torch.cat([log_before_B[:, None], log_BLP[:, :-1, 3]], dim=1)
+        raw = log_BLP - before[..., None]
+    return (raw - scale.mean[:4]) / scale.std[:4]
+
+
+def last_value(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> Tensor:
+    """Baseline: hidden bars repeat the last visible one; before any, a flat bar at the close before the window."""
+    return _bridge(log_BLP, log_before_B, hidden_BL, line=False)
+
+
+def straight_line(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> Tensor:
+    """Baseline: each price goes straight from the last visible bar to the next one; after all, the last is repeated."""
+    return _bridge(log_BLP, log_before_B, hidden_BL, line=True)
+
+
+def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool) -> Tensor:
+    batch, length = hidden_BL.shape
+    # one flat bar in front stands for the close before the window, so that every hidden bar has one to its left
+    front = log_before_B[:, None, None].expand(batch, 1, 4)
+    known = torch.cat([front, log_BLP], dim=1)
+    at = torch.arange(length + 1, device=hidden_BL.device).expand(batch, -1)
+    visible = torch.cat([torch.ones_like(hidden_BL[:, :1]), ~hidden_BL], dim=1)
+    left = torch.where(visible, at, 0).cummax(dim=1).values
+    right = torch.where(visible, at, length + 1).flip(1).cummin(dim=1).values.flip(1)
+    right = torch.where((right > length) | torch.tensor(not line, device=right.device), left, right)
+    share = (at - left) / (right - left).clamp(min=1)
+    start, end = (known.gather(1, index[..., None].expand(-1, -1, 4)) for index in (left, right))
+    return (start + share[..., None] * (end - start))[:, 1:]

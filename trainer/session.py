@@ -1,0 +1,55 @@
+"""One training session: from an open dataset to the summary, with the start explained line by line."""
+
+from pathlib import Path
+
+import torch
+
+from cache.console import Console
+from cache.reader import Dataset
+from configs.errors import UserError
+from trainer.checkpoint import write_json
+from trainer.config import TrainerConfig
+from trainer.data import WindowSource
+from trainer.loop import Run, train
+from trainer.model import parameter_count
+from trainer.tasks import reconstruct_task
+
+
+def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: bool, console: Console) -> None:
+    """Train on a dataset into the run directory `path`."""
+    with console.phase("map windows"):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if config.training.precision == "fp16" and device.type == "cpu":
+            raise UserError("training.precision = fp16 needs a CUDA GPU, and there is none; use fp32 or bf16")
+        source = WindowSource(dataset, device)
+    with console.phase("build model"):
+        task = reconstruct_task(config, dataset)
+        try:
+            model = task.build_model().to(device)
+            task.masks(0, torch.zeros(1, dtype=torch.int64))
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    console.line(
+        f"  {dataset.name}: {len(source.train):,} training windows, {len(source.val):,} validation windows of "
+        f"{' '.join(f'{name}×{length}' for name, length in dataset.seq_lens.items())}"
+    )
+    console.line(f"  {parameter_count(model):,} parameters · {where} · {config.training.precision} · run {path}")
+
+    first_step = console.phase("first step")
+    first_step.__enter__()
+
+    def on_first_step() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        first_step.__exit__(None, None, None)
+        seconds = console.since_start()
+        console.line(f"  {seconds:.2f} s from process start to the first step")
+        write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
+
+    run = Run(path, dataset.entry.key, console.stream)
+    summary = train(config.training, source, task, model, run, resume, on_first_step)
+    console.line(
+        f"Done: {summary['steps']:,} steps, best validation loss {summary['best_loss']:.4f} at step "
+        f"{summary['best_step']:,}. Look at it: bin/evaluate {path}"
+    )

@@ -1,0 +1,129 @@
+"""bin/train: train on a dataset of the store. Nothing heavy is imported before the first line is out."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import yaml
+
+from cache.console import Console, command, examples
+from cache.reader import Dataset, StoreError, open_dataset
+from cache.recipe import Recipe
+from configs.errors import UserError
+from configs.loader import Config, differences, load_config
+from trainer.config import parse_trainer
+
+
+@command(
+    epilog=examples(
+        "bin/train --config configs/demo.yaml",
+        "bin/train --config configs/sse.yaml training.lr=3e-4 model.encoder.n_layers=6",
+        "bin/train --config configs/sse.yaml --run runs/sse --resume",
+    )
+)
+@click.option("--config", "config_path", required=True, help="YAML file.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store.")
+@click.option("--run", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME, then runs/NAME-2 …]")
+@click.option("--max-epochs", type=click.IntRange(1), help="Short for training.max_epochs=N.")
+@click.option("--batch-size", type=click.IntRange(1), help="Short for training.batch_size=N.")
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs to train on.")
+@click.option(
+    "--fast-dev-run", is_flag=True, help="Three steps, a small validation, a checkpoint: does all of it work?"
+)
+@click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
+def main(
+    config_path: str,
+    overrides: tuple[str, ...],
+    store: Path,
+    run: Path | None,
+    max_epochs: int | None,
+    batch_size: int | None,
+    devices: int,
+    fast_dev_run: bool,
+    resume: bool,
+) -> None:
+    """Train the model that a configuration describes on the dataset that bin/build-cache made of it.
+
+    Training never builds: a dataset that is missing or was built from another recipe is an error.
+    """
+    console = Console(sys.stdout)
+    console.line(f"Training with {config_path}")
+    with console.phase("read configuration"):
+        shorts = {"max_epochs": max_epochs, "batch_size": batch_size}
+        shorts |= {"max_epochs": 1, "steps_per_epoch": 3, "val_windows": 64, "log_every": 1} if fast_dev_run else {}
+        added = [f"training.{key}={value}" for key, value in shorts.items() if value is not None]
+        config = load_config(config_path, [*overrides, *added])
+        recipe, trainer = config.parse("data", Recipe), parse_trainer(config)
+    if devices > 1:
+        raise UserError(f"--devices {devices}: training on several devices is not possible yet; use --devices 1")
+    with console.phase("open store"):
+        dataset = open_checked(store, recipe, config)
+        path = run or run_directory(recipe.name, resume)
+        prepare_run(path, config, store, dataset, resume)
+    with console.phase("import torch"):
+        import torch  # noqa: F401 - here, so that its seconds are told apart
+
+    from trainer.session import run_session  # after torch, which it loads
+
+    try:
+        run_session(trainer, dataset, path, resume, console)
+    except KeyboardInterrupt:
+        raise UserError(
+            f"interrupted. Continue from the last checkpoint: bin/train --config {config_path} --run {path} --resume"
+        ) from None
+
+
+def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
+    """The dataset of the recipe. Raises StoreError with the command that builds it when it is missing or another's."""
+    words = ["bin/build-cache", "--config", str(config.path), *config.overrides, "--store", str(store)]
+    build = " ".join([word for word in words if not word.startswith("training.")])
+    try:
+        dataset = open_dataset(store, recipe.name)
+    except StoreError as error:
+        raise StoreError(f"{error}\nBuild it first:\n  {build} --data-dir DIR") from None
+    changed = list(recipe.differs_from(dataset.recipe))
+    if changed:
+        lines = [f"  {key}: the store has {old}, the configuration wants {new}" for key, old, new in changed]
+        what = f"{store}: the dataset {recipe.name} was built from another recipe:"
+        raise StoreError("\n".join([what, *lines, "Build it first:", f"  {build} --data-dir {dataset.data_dir}"]))
+    return dataset
+
+
+def run_directory(name: str, resume: bool) -> Path:
+    """runs/NAME, or the next free runs/NAME-2, …; with `resume` the newest one there is."""
+    number, path = 1, Path("runs") / name
+    while True:
+        following = Path("runs") / f"{name}-{number + 1}"
+        if resume and not following.exists():
+            return path
+        if not resume and not path.exists():
+            return path
+        number, path = number + 1, following
+
+
+def prepare_run(path: Path, config: Config, store: Path, dataset: Dataset, resume: bool) -> None:
+    """Make the run directory and save what the run is. Raises UserError when it holds another run."""
+    saved = path / "config.yaml"
+    if saved.exists():
+        if not resume:
+            raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
+        changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
+        if changed:
+            lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
+            raise UserError(
+                f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that"
+            )
+        return
+    if resume:
+        raise UserError(f"{path}: no run to resume there")
+    path.mkdir(parents=True, exist_ok=True)
+    described = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key}
+    (path / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
+    header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
+    saved.write_text(f"{header}\n{config.dump()}")
+
+
+if __name__ == "__main__":
+    main()
