@@ -14,6 +14,7 @@ import click
 
 from configs.errors import UserError
 
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 _TICK_SECONDS = 0.8
 
 
@@ -63,6 +64,15 @@ class Console:
         self._write(f"{'' if self._open_line else f'  {name} '}{self.phases[name]:.2f} s\n")
         self._open_line = False
 
+    def bar(self, name: str, unit: str, total: int | None = None) -> Any:
+        """A tqdm progress bar on this stream; where that is no terminal, it prints no more than once a second."""
+        from tqdm import tqdm  # here, because the first line of output must not wait for it
+
+        every = 0.1 if self.stream.isatty() else _TICK_SECONDS
+        return tqdm(
+            total=total, desc=name, unit=f" {unit}", unit_scale=True, leave=False, file=self.stream, mininterval=every
+        )
+
     def since_start(self) -> float:
         """Seconds since the process began."""
         return time.time() - self.started
@@ -90,10 +100,7 @@ def command(**settings: Any) -> Callable[[Callable[..., None]], click.Command]:
                 click.echo(f"\nerror: {_words(error)}", err=True)
                 sys.exit(1)
 
-        made: click.Command = click.command(context_settings={"help_option_names": ["-h", "--help"]}, **settings)(
-            guarded
-        )
-        return made
+        return click.command(cls=click.Command, context_settings=HELP_OPTIONS, **settings)(guarded)
 
     return wrap
 

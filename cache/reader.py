@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.layout import FORMAT, body_path, shard_bytes
+from cache.layout import FORMAT, STAGES, body_path, shard_bytes
 from configs.errors import UserError
 
 
@@ -117,18 +117,20 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
         raise StoreError(f"{path}: written in format {found}, this version reads {FORMAT}; run bin/build-cache again")
     if (manifest.get("stage"), manifest.get("key")) != (stage, key):
         raise _damaged(path, f"its manifest is of {manifest.get('stage')}/{manifest.get('key')}")
-    for name, array in manifest["arrays"].items():
-        shape = array["shape"]
-        row_bytes = int(np.dtype(array["dtype"]).itemsize * np.prod(shape[1:], dtype=np.int64))
-        file = body_path(path, name, len(shape))
+    try:
+        expected = {
+            body_path(path, name, len(array["shape"])): _shard_bytes(array["shape"], array["dtype"])
+            for name, array in manifest["arrays"].items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise _damaged(path, "its manifest does not describe its arrays") from None
+    for file, size in expected.items():
         try:
-            size = file.stat().st_size
+            found_size = file.stat().st_size
         except FileNotFoundError:
             raise _damaged(path, f"{file.relative_to(path)} is missing") from None
-        if size != shard_bytes(shape[0], row_bytes):
-            raise _damaged(
-                path, f"{file.relative_to(path)} has {size:,} bytes, not {shard_bytes(shape[0], row_bytes):,}"
-            )
+        if found_size != size:
+            raise _damaged(path, f"{file.relative_to(path)} has {found_size:,} bytes, not {size:,}")
     return Entry(path, manifest)
 
 
@@ -153,12 +155,27 @@ def read_ref(store: Path, name: str) -> dict[str, Any]:
     """A ref: {"name", "dataset": key, "recipe", "data_dir", "updated"}. Raises StoreError naming the refs there are."""
     path = store / "refs" / f"{name}.json"
     try:
-        return dict(json.loads(path.read_bytes()))
+        ref = json.loads(path.read_bytes())
+        missing = {"dataset", "recipe", "data_dir", "updated"} - ref.keys()
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none yet"
+        known = ", ".join(ref_names(store)) or "none yet"
         raise StoreError(f"{store}: no dataset named {name} (there are: {known})") from None
-    except ValueError:
-        raise _damaged(path, "not JSON") from None
+    except (ValueError, AttributeError):
+        raise _damaged(path, "not a JSON object") from None
+    if missing:
+        raise _damaged(path, f"{', '.join(sorted(missing))} missing")
+    return dict(ref)
+
+
+def ref_names(store: Path) -> list[str]:
+    """Names of all datasets, sorted. Raises StoreError where there is no store."""
+    if not any((store / part).is_dir() for part in ("refs", *STAGES)):
+        raise StoreError(f"{store}: no store here; --store says where it is, and bin/build-cache makes one")
+    return sorted(path.stem for path in (store / "refs").glob("*.json"))
+
+
+def _shard_bytes(shape: list[int], dtype: str) -> int:
+    return shard_bytes(shape[0], int(np.dtype(dtype).itemsize * np.prod(shape[1:], dtype=np.int64)))
 
 
 def _damaged(path: Path, what: str) -> StoreError:

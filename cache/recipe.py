@@ -24,7 +24,7 @@ def _checked(check: Any) -> AfterValidator:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):  # KeyError: ZoneInfoNotFoundError
         raise ValueError(f"{name!r} is not a time zone; write an IANA name such as UTC or America/New_York") from None
 
 

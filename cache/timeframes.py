@@ -1,8 +1,10 @@
 """Timeframe names and durations. All results are int64-sized nanoseconds."""
 
 import re
+from datetime import datetime, timedelta
 
 _UNIT_NS = {"s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
+_EPOCH = datetime(1970, 1, 1)
 _TIMEFRAME_UNITS = {"s": "s", "m": "min", "h": "h", "d": "d"}
 DAY_NS = _UNIT_NS["d"]
 
@@ -41,3 +43,10 @@ def format_ns(ns: int) -> str:
         if ns % _UNIT_NS[unit] == 0 and (ns or unit == "s"):
             return f"{ns // _UNIT_NS[unit]}{unit}"
     return f"{ns / 1e9:g}s"
+
+
+def format_time(ns: int) -> str:
+    """An instant for messages, in UTC: `2024-01-31T11:25:00 UTC`, with nine decimals where they are not zero."""
+    seconds, rest = divmod(int(ns), 10**9)
+    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
+    return f"{text}.{rest:09} UTC" if rest else f"{text} UTC"

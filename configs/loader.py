@@ -50,18 +50,30 @@ class Config:
 
     def _explain(self, section: str, model: type[M], error: ValidationError) -> Iterator[str]:
         for fault in error.errors():
-            key = ".".join([section, *(str(part) for part in fault["loc"])])
-            where = self.origins.get(key) or next((f for k, f in self.origins.items() if k.startswith(key + ".")), None)
+            key, where = self._written(section, fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
-                yield f"{where or self.path}: {key} is not a known key{_nearest(key, list(model_keys(model, section)))}"
+                yield f"{where}: {key} is not a known key{_nearest(key, list(model_keys(model, section)))}"
             elif fault["type"] == "missing":
                 hint = (
                     "" if "base.yaml" in str(self.origins.values()) else " (`defaults: [base]` supplies the usual ones)"
                 )
-                yield f"{self.path}: {key} is missing{hint}"
+                yield f"{self.path}: {key}.{fault['loc'][-1]} is missing{hint}"
+            elif fault["type"] == "value_error" and isinstance(fault["input"], Mapping):  # a rule between several keys
+                yield f"{self.path}: {key}: {message}"
             else:
-                message = fault["msg"].removeprefix("Value error, ")
-                yield f"{where or self.path}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+                yield f"{where}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+
+    def _written(self, section: str, loc: tuple[int | str, ...]) -> tuple[str, str | Path]:
+        """The dotted key of a fault, and who set it. Union members and `[key]` in `loc` are left out."""
+        value: Any = self.values.get(section)
+        key, where = section, self.origins.get(section)
+        for part in loc:
+            children: Any = dict(enumerate(value)) if isinstance(value, list) else value
+            if isinstance(children, Mapping) and part in children:
+                value, key = children[part], f"{key}.{part}"
+                where = self.origins.get(key, where)
+        return key, where or self.path
 
     def dump(self) -> str:
         """The resolved configuration as YAML."""
@@ -87,7 +99,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, origins, value, COMMAND_LINE)
-    unknown = [section for section in values if section not in SECTIONS]
+    unknown = [str(section) for section in values if section not in SECTIONS]
     if unknown:
         where = next((f for k, f in origins.items() if k.split(".")[0] == unknown[0]), str(found))
         raise ConfigError(f"{where}: {unknown[0]} is not a known section{_nearest(unknown[0], SECTIONS)}")

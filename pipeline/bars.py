@@ -3,6 +3,7 @@
 Everything here works in blocks, so that memory does not grow with the file.
 """
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cache.recipe import BarsSource
-from cache.timeframes import timeframe_ns
+from cache.timeframes import format_time, timeframe_ns
 from configs.errors import UserError
 from pipeline import kernels
 from pipeline.sessions import day_boundaries
@@ -75,7 +76,8 @@ def find_files(data_dir: Path, pattern: str) -> list[Path]:
     path = data_dir / pattern
     if path.is_file():
         return [path]
-    found = sorted(path.glob("*.parquet") if path.is_dir() else data_dir.glob(pattern))
+    matches = glob.glob(pattern, root_dir=data_dir, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute ones
+    found = sorted(path.glob("*.parquet") if path.is_dir() else (data_dir / match for match in matches))
     if not found:
         raise SourceError(f"{path}: no such file, directory or pattern; --data-dir says where the recipe's paths begin")
     return found
@@ -85,7 +87,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file. Raises SourceError for what is none, and for empty ones."""
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the system's own, such as a missing file; Arrow's for damage have none
+            raise
         raise SourceError(f"{path}: not a readable parquet file, perhaps truncated ({error}); fetch it again") from None
     if file.metadata.num_rows == 0:
         raise SourceError(f"{path}: holds no rows")
@@ -127,7 +131,7 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
                 )
             yield Block(*bar_times(label, source, timeframe), ohlc)
             previous, row = int(label[-1]), row + len(label)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}: cannot be read beyond row {row:,} ({error}); fetch the file again") from None
 
 
@@ -143,22 +147,26 @@ def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognise
     for role in ROLES[1:]:
         if role not in stated:
             columns[role] = _only(path, role, [n for n in schema.names if n.lower() in _ALIASES[role]], schema.names)
-    first = next(file.iter_batches(1, columns=[n for n in schema.names if n not in columns.values() or n in stated]))
+    rest = [n for n in schema.names if n not in columns.values() or n in stated.values()]
+    try:
+        first = next(file.iter_batches(1, columns=rest))
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); fetch the file again") from None
     if "time" not in stated:
         named = [n for n in schema.names if n.lower() in _ALIASES["time"]]
         index = [n for n in _index_columns(schema) if pa.types.is_timestamp(schema.field(n).type)]
         false_index = [n for n in index if _first_ns(first, n) < _YEAR_1971_NS]
-        others = [n for n in named if n not in false_index]
-        if false_index and others:
-            remarks.append(f"the index of {path.name} claims 1970; column {', '.join(others)} is used instead")
-        candidates = others or [n for n in index if n not in false_index] or named or index
+        better = [n for n in named if n not in false_index]
+        if false_index and better:
+            remarks.append(f"the index of {path.name} claims 1970; column {', '.join(better)} is used instead")
+        candidates = better or [n for n in index if n not in false_index] or named or index
         columns["time"] = _only(path, "time", candidates, schema.names)
     kind = schema.field(columns["time"]).type
     unit = None
     if pa.types.is_integer(kind):
         stamp = first.column(columns["time"])[0].as_py()
         unit, scale = next((u, s) for limit, u, s in _EPOCH_UNITS if abs(stamp or 0) < limit)
-        if stamp is None or stamp * scale < _YEAR_1971_NS:
+        if stamp is not None and stamp * scale < _YEAR_1971_NS:
             raise SourceError(
                 f"{path}: column {columns['time']}, row 0: {stamp} is not a time (it would be in 1970); "
                 "name the right column in data.source.columns.time"
@@ -186,17 +194,12 @@ def bar_times(
     Days reach to the next boundary of the session; other bars have the timeframe's length.
     """
     if timeframe == "d":
-        bounds = day_boundaries(int(label[0]), int(label[-1]), source.session)
+        bounds = day_boundaries(int(label[0]) - 1, int(label[-1]), source.session)
         if source.label == "left":
             return label, bounds[np.searchsorted(bounds, label, side="right")]
         return bounds[np.searchsorted(bounds, label, side="left") - 1], label
     length = timeframe_ns(timeframe)
     return (label, label + length) if source.label == "left" else (label - length, label)
-
-
-def format_time(ns: int) -> str:
-    """An instant for messages, in UTC."""
-    return f"{str(np.datetime64(int(ns), 'ns')).removesuffix('.000000000')} UTC"
 
 
 def _only(path: Path, role: str, candidates: list[str], names: list[str]) -> str:
@@ -225,8 +228,15 @@ def _time_ns(
     column: pa.Array, path: Path, name: str, row: int, source: BarsSource, unit: str | None
 ) -> NDArray[np.int64]:
     if unit is not None:
-        scale = next(s for _, u, s in _EPOCH_UNITS if u == unit)
-        return _numpy(column, pa.int64()) * scale
+        limit, scale = next((limit, s) for limit, u, s in _EPOCH_UNITS if u == unit)
+        since_1970 = _numpy(column, pa.int64())
+        beyond = np.flatnonzero(np.abs(since_1970) >= limit)
+        if len(beyond):
+            raise SourceError(
+                f"{path}: column {name}, row {row + int(beyond[0]):,}: {since_1970[beyond[0]]} is not a time in {unit} "
+                "since 1970, as the rows before it are; correct or remove the row"
+            )
+        return since_1970 * scale
     stamps = column.cast(pa.timestamp("ns", getattr(column.type, "tz", None)))
     if stamps.type.tz is None and source.timezone != "UTC":
         try:

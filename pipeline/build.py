@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cache.console import Console
 from cache.keys import canonical_json, source_md5
 from cache.reader import Dataset, StoreError, entry_exists, open_dataset, read_ref
@@ -70,7 +68,7 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
     made: dict[str, Future[bool]] = {}
     labels = []
     with (
-        tqdm(unit=" rows", unit_scale=True, leave=False, file=console.stream, desc="  building") as bar,
+        console.bar("  building", "rows") as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
 

@@ -76,13 +76,13 @@ def main(
     with console.phase("import pyarrow, numba"):
         from tqdm import tqdm  # these after the first line, so that nobody waits in silence
 
-        from pipeline.bars import open_parquet, read_bars, recognise
+        from pipeline.bars import ROLES, open_parquet, read_bars, recognise
         from pipeline.bars_writer import write_bars
         from pipeline.derive import derive_bars
     began = perf_counter()
     opened = open_parquet(file)
     recognised = recognise(opened, file, source)
-    console.line("  " + ", ".join(f"{role}: {name}" for role, name in sorted(recognised.columns.items())))
+    console.line("  " + ", ".join(f"{role}: {recognised.columns[role]}" for role in ROLES))
     for remark in recognised.remarks:
         console.line(f"  {remark}")
     rows = opened.metadata.num_rows

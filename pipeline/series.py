@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import open_entry
-from pipeline.bars import BLOCK_ROWS, Block, SourceError, format_time
+from cache.timeframes import format_time
+from pipeline.bars import BLOCK_ROWS, Block, SourceError
 
 
 class BarSeries:

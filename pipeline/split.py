@@ -11,9 +11,8 @@ import numpy as np
 
 from cache.reader import Entry
 from cache.recipe import Recipe
-from cache.timeframes import duration_ns
+from cache.timeframes import duration_ns, format_time
 from configs.errors import UserError
-from pipeline.bars import format_time
 from pipeline.series import BarSeries
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.bars import format_time
+from cache.timeframes import format_time
 from pipeline.build import Outcome
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cache.console import Console
 from configs.errors import UserError
 from trainer.checkpoint import Progress, keep_metrics_until, load_checkpoint, save_checkpoint, save_weights, write_json
 from trainer.config import TrainingConfig
@@ -27,7 +28,7 @@ class Run:
 
     path: Path
     dataset: str
-    stream: TextIO
+    console: Console
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
     keep_metrics_until(metrics, progress.step)
 
     model.train()
-    first_step, bar = progress.step, EpochBar(run.stream, steps_per_epoch, config.max_epochs)
+    first_step, bar = progress.step, EpochBar(run.console, steps_per_epoch, config.max_epochs)
     loss_sum, skipped_before = torch.zeros((), device=source.device), int(optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
     stopped = stops_early(config, progress)
@@ -80,7 +81,7 @@ def train(
 
         end_of_epoch = batch + 1 == steps_per_epoch
         save = end_of_epoch or progress.step % config.checkpoint_every == 0
-        if save or progress.step % config.log_every == 0:
+        if save or progress.step == 1 or progress.step % config.log_every == 0:
             steps, seconds = progress.step - logged_step, time.perf_counter() - logged_at
             record: dict[str, Any] = {
                 "kind": "train",
@@ -96,14 +97,15 @@ def train(
             bar.show(progress.step, record["loss"], record["windows_per_second"])
             check_skipped(config, record["skipped"] - skipped_before, steps)
             loss_sum, skipped_before = torch.zeros_like(loss_sum), record["skipped"]
-            if end_of_epoch:
+            if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
                 validation = task.validate(model, source)
                 append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
-                progress.stale_epochs += 1
                 if validation["loss"] < progress.best_loss:
                     progress.best_loss, progress.best_step, progress.stale_epochs = validation["loss"], progress.step, 0
                     save_weights(run.path / "best.safetensors", model)
-                bar.end_epoch(epoch + 1, validation, progress.stale_epochs == 0)
+                else:
+                    progress.stale_epochs += 1
+                bar.validated(progress.step, validation, progress.stale_epochs == 0)
                 stopped = stops_early(config, progress)
             if save:
                 save_checkpoint(run.path, model, optimizer, scaler, progress, run.dataset)

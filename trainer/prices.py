@@ -80,25 +80,42 @@ def to_features(log_BLP: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
 
 
 def last_value(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Baseline: hidden bars repeat the last visible one; before any, a flat bar at the close before the window."""
+    """Baseline: hidden bars stay at the last visible close, with the high and low of that bar around it.
+
+    Takes true log prices float64 [B, L, 4], the log close before the window float64 [B] and the hidden bars bool
+    [B, L]; gives log prices [B, L, 4], true where visible. Before any visible bar: flat at the close before the window.
+    """
     return _bridge(log_BLP, log_before_B, hidden_BL, line=False)
 
 
 def straight_line(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Baseline: each price goes straight from the last visible bar to the next one; after all, the last is repeated."""
+    """Baseline: closes go straight from the last visible bar to the next one, and so do the distances of high and low.
+
+    Arguments and result as of `last_value`, which it equals after the last visible bar.
+    """
     return _bridge(log_BLP, log_before_B, hidden_BL, line=True)
 
 
 def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool) -> Tensor:
+    """Bridge close, and high and low relative to the middle of the body; a hidden bar opens at the close before it."""
     batch, length = hidden_BL.shape
+    open_, high, low, close = log_BLP.unbind(-1)
+    middle = (open_ + close) / 2
     # one flat bar in front stands for the close before the window, so that every hidden bar has one to its left
-    front = log_before_B[:, None, None].expand(batch, 1, 4)
-    known = torch.cat([front, log_BLP], dim=1)
+    front = torch.stack([log_before_B, torch.zeros_like(log_before_B), torch.zeros_like(log_before_B)], dim=-1)
+    known = torch.cat([front[:, None], torch.stack([close, high - middle, middle - low], dim=-1)], dim=1)
     at = torch.arange(length + 1, device=hidden_BL.device).expand(batch, -1)
     visible = torch.cat([torch.ones_like(hidden_BL[:, :1]), ~hidden_BL], dim=1)
     left = torch.where(visible, at, 0).cummax(dim=1).values
     right = torch.where(visible, at, length + 1).flip(1).cummin(dim=1).values.flip(1)
-    right = torch.where((right > length) | torch.tensor(not line, device=right.device), left, right)
+    right = torch.where(right > length, left, right) if line else left
     share = (at - left) / (right - left).clamp(min=1)
-    start, end = (known.gather(1, index[..., None].expand(-1, -1, 4)) for index in (left, right))
-    return (start + share[..., None] * (end - start))[:, 1:]
+    start, end = (known.gather(1, index[..., None].expand(-1, -1, 3)) for index in (left, right))
+    close, up, down = (start + share[..., None] * (end - start)).unbind(-1)
+    open_, close, up, down = close[:, :-1], close[:, 1:], up[:, 1:], down[:, 1:]
+    middle = (open_ + close) / 2
+    high, low = (
+        torch.maximum(middle + up, torch.maximum(open_, close)),
+        torch.minimum(middle - down, torch.minimum(open_, close)),
+    )
+    return torch.where(hidden_BL[..., None], torch.stack([open_, high, low, close], dim=-1), log_BLP)

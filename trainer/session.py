@@ -47,7 +47,7 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
         console.line(f"  {seconds:.2f} s from process start to the first step")
         write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-    run = Run(path, dataset.entry.key, console.stream)
+    run = Run(path, dataset.entry.key, console)
     summary = train(config.training, source, task, model, run, resume, on_first_step)
     console.line(
         f"Done: {summary['steps']:,} steps, best validation loss {summary['best_loss']:.4f} at step "

@@ -1,0 +1,109 @@
+"""bin/evaluate: how good is a run, beside baselines?"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from cache.console import Console, command, examples
+from cache.reader import Dataset, open_dataset
+from configs.errors import UserError
+from configs.loader import Config
+from trainer.config import TrainerConfig, parse_trainer
+
+
+@command(epilog=examples("bin/evaluate runs/demo", "bin/evaluate runs/sse --output sse.json --plots pictures"))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write the scores as JSON.")
+@click.option(
+    "--plots", type=click.Path(path_type=Path), help="Draw reconstructions into this folder (needs matplotlib)."
+)
+def main(run: Path, output: Path | None, plots: Path | None) -> None:
+    """Score a run's best weights on the hidden bars of the validation split.
+
+    The model stands beside two baselines: the last visible bar carried forward, and a straight line across each hidden
+    block.
+    """
+    console = Console(sys.stdout)
+    console.line(f"Evaluating {run}")
+    with console.phase("open run"):
+        config, dataset = open_run(run)
+    with console.phase("import torch"):
+        import torch
+
+        from trainer.checkpoint import load_weights
+        from trainer.data import WindowSource
+        from trainer.evaluate import evaluate
+        from trainer.tasks import reconstruct_task
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source, task = WindowSource(dataset, device), reconstruct_task(config, dataset)
+    model = task.build_model().to(device)
+    load_weights(run / "best.safetensors", model)
+    with console.bar("  reconstruct", "windows", len(source.val)) as bar:
+        scores = evaluate(model, task, dataset, source, bar.update)
+    result: dict[str, Any] = {
+        "run": str(run),
+        "dataset": dataset.entry.key,
+        "windows": len(source.val),
+        "timeframes": scores,
+    }
+    for line in table(result):
+        console.line(line)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+        console.line(f"scores: {output}")
+    if plots:
+        try:
+            from trainer.plots import plot_reconstructions
+        except ModuleNotFoundError as error:
+            raise UserError(f"--plots needs {error.name}; install it with: pip install matplotlib") from None
+        for path in plot_reconstructions(model, task, dataset, source, plots):
+            console.line(f"picture: {path}")
+
+
+def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
+    """The configuration of a run, and the dataset it was trained on. Raises UserError when either is gone."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run there (it has no config.yaml); bin/train makes runs")
+    if not (run / "best.safetensors").is_file():
+        raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
+    config = Config(run / "config.yaml", yaml.safe_load((run / "config.yaml").read_text()), {}, ())
+    described = json.loads((run / "dataset.json").read_text())
+    dataset = open_dataset(Path(described["store"]), described["name"])
+    if dataset.entry.key != described["key"]:
+        raise UserError(
+            f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Make "
+            f"it the old one again, which takes a moment:\n  bin/build-cache --config {run / 'config.yaml'} "
+            f"--data-dir {dataset.data_dir} --store {described['store']}"
+        )
+    return parse_trainer(config), dataset
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """The scores for people."""
+    rows = [
+        f"On the hidden bars of {result['windows']:,} validation windows",
+        f"{'':>16}{'correlation of':>33}   {'normalised o, h, l, c':>26}",
+        f"{'':16}{'level':>11}{'log-return':>11}{'log-range':>11}   {'MSE':>8} {'MAE':>8} {'RMSE':>8}",
+    ]
+    for timeframe, scores in result["timeframes"].items():
+        rows.append(f"{timeframe}  ({scores['n']:,} hidden bars)")
+        for predictor in ("model", "last_value", "straight_line"):
+            score = scores[predictor]
+            r = "".join(f"{_r(value):>11}" for value in score["correlation"].values())
+            rows.append(
+                f"  {predictor.replace('_', ' '):14}{r}   {score['mse']:8.4f} {score['mae']:8.4f} {score['rmse']:8.4f}"
+            )
+    return rows
+
+
+def _r(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()
