@@ -1,19 +1,8 @@
-"""Run directories and checkpoints: atomic, readable without executing anything.
-
-config.yaml          the resolved configuration, with its file and overrides in a comment
-dataset.json         which store and dataset the run read
-startup.json         how long each phase of the start took
-metrics.jsonl        one object a logged step or validation
-summary.json         how the run ended
-best.safetensors     weights with the lowest validation loss
-last/checkpoint.safetensors   weights, optimizer and counters: what --resume continues from
-"""
+"""Weights and checkpoints as safetensors: atomic, and read without executing anything."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,6 +11,7 @@ from torch import Tensor, nn
 
 from configs.errors import UserError
 from trainer.optim import AdamW, LossScaler, copy_state
+from trainer.runs import write_atomically
 
 
 @dataclass
@@ -32,22 +22,6 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     stale_epochs: int = 0
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a kill at any moment leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and scripts."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -84,21 +58,6 @@ def load_checkpoint(run: Path, model: nn.Module, optimizer: AdamW, scaler: LossS
             )
         _copy(_state(model, optimizer, scaler), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
     return Progress(**json.loads(metadata["progress"]))
-
-
-def keep_metrics_until(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl that a killed run wrote after its last checkpoint; they will be written again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # cut off by the kill
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept).encode())
 
 
 def _state(model: nn.Module, optimizer: AdamW, scaler: LossScaler) -> dict[str, Tensor]:

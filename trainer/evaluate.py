@@ -25,6 +25,7 @@ from trainer.tasks import TARGETS, VALIDATION_STREAM, Reconstruct
 PREDICTORS = ("model", "last_value", "straight_line")
 QUANTITIES = ("level", "log_return", "log_range")
 FEWEST = 30
+BATCH = 256
 
 
 class Pearson:
@@ -106,8 +107,7 @@ def evaluate(
     closes = ClosesBefore(dataset)
     scores = {name: {predictor: Scores() for predictor in PREDICTORS} for name in task.timeframes}
     model.eval()
-    batch = max(task.config.training.batch_size, 64)
-    for index_B in torch.arange(source.val.start, source.val.stop).split(batch):
+    for index_B in torch.arange(source.val.start, source.val.stop).split(BATCH):
         x, masks, predicted = reconstruct(model, task, source, index_B)
         for j, name in enumerate(task.timeframes):
             hidden, before = masks.hidden[j], closes.log_before(j, index_B, source.seq_lens[j]).to(source.device)

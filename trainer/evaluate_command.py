@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from cache.console import Console, command, examples
-from cache.reader import Dataset, open_dataset
 from configs.errors import UserError
-from configs.loader import Config
-from trainer.config import TrainerConfig, parse_trainer
+from trainer.runs import open_run
 
 
 @command(epilog=examples("bin/evaluate runs/demo", "bin/evaluate runs/sse --output sse.json --plots pictures"))
@@ -63,24 +60,6 @@ def main(run: Path, output: Path | None, plots: Path | None) -> None:
             raise UserError(f"--plots needs {error.name}; install it with: pip install matplotlib") from None
         for path in plot_reconstructions(model, task, dataset, source, plots):
             console.line(f"picture: {path}")
-
-
-def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
-    """The configuration of a run, and the dataset it was trained on. Raises UserError when either is gone."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no run there (it has no config.yaml); bin/train makes runs")
-    if not (run / "best.safetensors").is_file():
-        raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
-    config = Config(run / "config.yaml", yaml.safe_load((run / "config.yaml").read_text()), {}, ())
-    described = json.loads((run / "dataset.json").read_text())
-    dataset = open_dataset(Path(described["store"]), described["name"])
-    if dataset.entry.key != described["key"]:
-        raise UserError(
-            f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Make "
-            f"it the old one again, which takes a moment:\n  bin/build-cache --config {run / 'config.yaml'} "
-            f"--data-dir {dataset.data_dir} --store {described['store']}"
-        )
-    return parse_trainer(config), dataset
 
 
 def table(result: dict[str, Any]) -> list[str]:

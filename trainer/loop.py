@@ -13,12 +13,13 @@ from torch import Tensor
 
 from cache.console import Console
 from configs.errors import UserError
-from trainer.checkpoint import Progress, keep_metrics_until, load_checkpoint, save_checkpoint, save_weights, write_json
+from trainer.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
 from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices
 from trainer.progress import EpochBar
+from trainer.runs import keep_metrics_until, write_json
 from trainer.tasks import Reconstruct
 
 

@@ -54,12 +54,12 @@ def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: 
     raw = denormalise(x_BLP, scale)
     if scale.feature_set == "price":
         return torch.where(hidden_BL[..., None], raw.clamp(min=_SMALLEST_PRICE).log(), truth_BLP)
-    rows, before = [], log_before_B
-    for t in range(raw.shape[1]):
-        row = torch.where(hidden_BL[:, t, None], before[:, None] + raw[:, t], truth_BLP[:, t])
-        before = row[:, 3]
-        rows.append(row)
-    return torch.stack(rows, dim=1)
+    # a hidden close is the last visible one plus the returns predicted since
+    left = _last_visible(hidden_BL)
+    closes = torch.cat([log_before_B[:, None], truth_BLP[..., 3]], dim=1)
+    path = torch.nn.functional.pad(raw[..., 3].cumsum(dim=1), (1, 0))
+    chained = (closes.gather(1, left) + path - path.gather(1, left))[:, :-1]
+    return torch.where(hidden_BL[..., None], chained[..., None] + raw, truth_BLP)
 
 
 def true_log_prices(x_BLF: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
@@ -105,9 +105,8 @@ def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool
     front = torch.stack([log_before_B, torch.zeros_like(log_before_B), torch.zeros_like(log_before_B)], dim=-1)
     known = torch.cat([front[:, None], torch.stack([close, high - middle, middle - low], dim=-1)], dim=1)
     at = torch.arange(length + 1, device=hidden_BL.device).expand(batch, -1)
-    visible = torch.cat([torch.ones_like(hidden_BL[:, :1]), ~hidden_BL], dim=1)
-    left = torch.where(visible, at, 0).cummax(dim=1).values
-    right = torch.where(visible, at, length + 1).flip(1).cummin(dim=1).values.flip(1)
+    left = _last_visible(hidden_BL)
+    right = torch.where(left == at, at, length + 1).flip(1).cummin(dim=1).values.flip(1)
     right = torch.where(right > length, left, right) if line else left
     share = (at - left) / (right - left).clamp(min=1)
     start, end = (known.gather(1, index[..., None].expand(-1, -1, 3)) for index in (left, right))
@@ -119,3 +118,10 @@ def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool
         torch.minimum(middle - down, torch.minimum(open_, close)),
     )
     return torch.where(hidden_BL[..., None], torch.stack([open_, high, low, close], dim=-1), log_BLP)
+
+
+def _last_visible(hidden_BL: Tensor) -> Tensor:
+    """Number of the last visible bar up to each, int64 [B, 1 + L]; 0 is the bar before the window, always visible."""
+    at = torch.arange(hidden_BL.shape[1] + 1, device=hidden_BL.device)
+    visible = torch.nn.functional.pad(~hidden_BL, (1, 0), value=True)
+    return torch.where(visible, at, 0).cummax(dim=1).values

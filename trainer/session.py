@@ -1,5 +1,6 @@
 """One training session: from an open dataset to the summary, with the start explained line by line."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -7,11 +8,11 @@ import torch
 from cache.console import Console
 from cache.reader import Dataset
 from configs.errors import UserError
-from trainer.checkpoint import write_json
 from trainer.config import TrainerConfig
 from trainer.data import WindowSource
 from trainer.loop import Run, train
 from trainer.model import parameter_count
+from trainer.runs import describe, write_json
 from trainer.tasks import reconstruct_task
 
 
@@ -36,20 +37,17 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
     )
     console.line(f"  {parameter_count(model):,} parameters · {where} · {config.training.precision} · run {path}")
 
-    first_step = console.phase("first step")
-    first_step.__enter__()
+    with ExitStack() as until_first_step:
+        until_first_step.enter_context(console.phase("first step"))
 
-    def on_first_step() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        first_step.__exit__(None, None, None)
-        seconds = console.since_start()
-        console.line(f"  {seconds:.2f} s from process start to the first step")
-        write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
+        def on_first_step() -> None:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            until_first_step.close()
+            seconds = console.since_start()
+            console.line(f"  {seconds:.2f} s from process start to the first step")
+            write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-    run = Run(path, dataset.entry.key, console)
-    summary = train(config.training, source, task, model, run, resume, on_first_step)
-    console.line(
-        f"Done: {summary['steps']:,} steps, best validation loss {summary['best_loss']:.4f} at step "
-        f"{summary['best_step']:,}. Look at it: bin/evaluate {path}"
-    )
+        run = Run(path, dataset.entry.key, console)
+        summary = train(config.training, source, task, model, run, resume, on_first_step)
+    console.line(f"Done: {describe(summary)}. Look at it: bin/evaluate {path}")

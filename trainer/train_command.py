@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import click
-import yaml
 
 from cache.console import Console, command, examples
 from cache.reader import Dataset, StoreError, open_dataset
 from cache.recipe import Recipe
 from configs.errors import UserError
-from configs.loader import Config, differences, load_config
+from configs.loader import Config, load_config
 from trainer.config import parse_trainer
+from trainer.runs import describe, prepare_run, run_directory
 
 
 @command(
@@ -62,6 +62,10 @@ def main(
         dataset = open_checked(store, recipe, config)
         path = run or run_directory(recipe.name, resume)
         prepare_run(path, config, store, dataset, resume)
+    if resume and (path / "summary.json").exists():
+        summary = json.loads((path / "summary.json").read_text())
+        console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
+        return
     with console.phase("import torch"):
         import torch  # noqa: F401 - here, so that its seconds are told apart
 
@@ -89,40 +93,6 @@ def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
         what = f"{store}: the dataset {recipe.name} was built from another recipe:"
         raise StoreError("\n".join([what, *lines, "Build it first:", f"  {build} --data-dir {dataset.data_dir}"]))
     return dataset
-
-
-def run_directory(name: str, resume: bool) -> Path:
-    """runs/NAME, or the next free runs/NAME-2, …; with `resume` the newest one there is."""
-    number, path = 1, Path("runs") / name
-    while True:
-        following = Path("runs") / f"{name}-{number + 1}"
-        if resume and not following.exists():
-            return path
-        if not resume and not path.exists():
-            return path
-        number, path = number + 1, following
-
-
-def prepare_run(path: Path, config: Config, store: Path, dataset: Dataset, resume: bool) -> None:
-    """Make the run directory and save what the run is. Raises UserError when it holds another run."""
-    saved = path / "config.yaml"
-    if saved.exists():
-        if not resume:
-            raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
-        changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
-        if changed:
-            lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
-            raise UserError(
-                f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that"
-            )
-        return
-    if resume:
-        raise UserError(f"{path}: no run to resume there")
-    path.mkdir(parents=True, exist_ok=True)
-    described = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key}
-    (path / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
-    header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
-    saved.write_text(f"{header}\n{config.dump()}")
 
 
 if __name__ == "__main__":

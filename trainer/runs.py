@@ -1,0 +1,114 @@
+"""Run directories. No PyTorch here: they are looked at before it is imported.
+
+config.yaml          the resolved configuration, with its file and overrides in a comment
+dataset.json         which store and dataset the run read
+startup.json         how long each phase of the start took
+metrics.jsonl        one object a logged step or validation
+summary.json         how the run ended
+best.safetensors     weights with the lowest validation loss
+last/checkpoint.safetensors   weights, optimizer and counters: what --resume continues from
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cache.reader import Dataset, open_dataset
+from configs.errors import UserError
+from configs.loader import Config, differences
+from trainer.config import TrainerConfig, parse_trainer
+
+
+def run_directory(name: str, resume: bool) -> Path:
+    """runs/NAME, or the next free runs/NAME-2, …; with `resume` the newest one there is."""
+    number, path = 1, Path("runs") / name
+    while True:
+        following = Path("runs") / f"{name}-{number + 1}"
+        if resume and not following.exists():
+            return path
+        if not resume and not path.exists():
+            return path
+        number, path = number + 1, following
+
+
+def prepare_run(path: Path, config: Config, store: Path, dataset: Dataset, resume: bool) -> None:
+    """Make the run directory and save what the run is. Raises UserError when it holds another run."""
+    saved = path / "config.yaml"
+    if saved.exists():
+        if not resume:
+            raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
+        changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
+        if changed:
+            lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
+            raise UserError(
+                f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that"
+            )
+        return
+    if resume:
+        raise UserError(f"{path}: no run to resume there")
+    path.mkdir(parents=True, exist_ok=True)
+    described = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key}
+    (path / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
+    header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
+    saved.write_text(f"{header}\n{config.dump()}")
+
+
+def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
+    """The configuration of a run, and the dataset it was trained on. Raises UserError when either is gone."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run there (it has no config.yaml); bin/train makes runs")
+    if not (run / "best.safetensors").is_file():
+        raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
+    config = Config(run / "config.yaml", yaml.safe_load((run / "config.yaml").read_text()), {}, ())
+    described = json.loads((run / "dataset.json").read_text())
+    dataset = open_dataset(Path(described["store"]), described["name"])
+    if dataset.entry.key != described["key"]:
+        raise UserError(
+            f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Make "
+            f"it the old one again, which takes a moment:\n  bin/build-cache --config {run / 'config.yaml'} "
+            f"--data-dir {dataset.data_dir} --store {described['store']}"
+        )
+    return parse_trainer(config), dataset
+
+
+def keep_metrics_until(path: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl that a killed run wrote after its last checkpoint; they will be written again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # cut off by the kill
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept).encode())
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A summary for people."""
+    early = ", stopped early" if summary["stopped_early"] else ""
+    return (
+        f"{summary['steps']:,} steps{early}, best validation loss {summary['best_loss']:.4f} at step "
+        f"{summary['best_step']:,}"
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a kill at any moment leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and scripts."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
