@@ -17,12 +17,14 @@ class MaskedAutoencoder(nn.Module):
     convolution with kernel = stride = latent_stride condenses every `latent_stride` bars to one latent, and one
     transposed convolution per timeframe with a linear head expands the latents to `n_targets` values per bar.
 
-    Rotary positions count backwards in bars from the decision time: the newest bar of every timeframe is at 0, the bar
-    before it at −1. So the newest bars align whatever the lengths, and a bar has the same position in a longer window.
+    Rotary positions count backwards from the decision time, so that a bar has the same position in a longer window:
+    within a timeframe in its bars, across timeframes in base bars (the newest m5 bar is at 0, the one before it at −5),
+    so that bars of the same time have about the same position whatever their timeframe.
 
     Args:
         n_features: F, features per bar, without the mask channel.
         seq_lens: bars per window, for each timeframe.
+        bar_lengths: nominal length of a bar in base bars, for each timeframe, such as (1, 5, 60).
         n_targets: values reconstructed per bar (open, high, low, close).
         d_model: width of a token; a multiple of `n_heads` with an even quotient.
         n_layers: attention blocks.
@@ -40,6 +42,7 @@ class MaskedAutoencoder(nn.Module):
         self,
         n_features: int,
         seq_lens: tuple[int, ...],
+        bar_lengths: tuple[int, ...],
         n_targets: int = 4,
         *,
         d_model: int,
@@ -65,9 +68,10 @@ class MaskedAutoencoder(nn.Module):
         self.norm = nn.LayerNorm(d_model, elementwise_affine=False)
         self.bottleneck = Bottleneck(d_model, latent_stride)
         self.decoders = nn.ModuleList(Decoder(d_model, latent_stride, length, n_targets) for length in seq_lens)
-        cos_TE, sin_TE = rotary_tables(seq_lens, d_model // n_heads)
-        self.register_buffer("cos_TE", cos_TE, persistent=False)
-        self.register_buffer("sin_TE", sin_TE, persistent=False)
+        within = rotary_table(seq_lens, (1,) * len(seq_lens), d_model // n_heads)
+        across = rotary_table(seq_lens, bar_lengths, d_model // n_heads)
+        self.register_buffer("within_2TE", within, persistent=False)
+        self.register_buffer("across_2TE", across, persistent=False)
         self._init_weights()
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
@@ -93,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         ]
         tokens_BTD = torch.cat(embedded, dim=1)
         for block in self.blocks:
-            tokens_BTD = block(tokens_BTD, self.cos_TE, self.sin_TE)
+            tokens_BTD = block(tokens_BTD, self.across_2TE if block.within is None else self.within_2TE)
         return [self.bottleneck(tokens) for tokens in self.norm(tokens_BTD).split(self.seq_lens, dim=1)]
 
     def _init_weights(self) -> None:
@@ -148,12 +152,12 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(int(mlp_ratio * d_model), d_model, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, rotary_2TE: Tensor) -> Tensor:
         """Give [B, T, D]."""
         batch, n_tokens, d_model = tokens_BTD.shape
         qkv: Tensor = self.qkv(self.norm(tokens_BTD)).view(batch, n_tokens, 3 * self.n_heads, -1)
         # Queries and keys turn together, as twice as many heads.
-        q, k = rotate(qkv[:, :, : 2 * self.n_heads], cos_TE, sin_TE).chunk(2, dim=2)
+        q, k = rotate(qkv[:, :, : 2 * self.n_heads], rotary_2TE).chunk(2, dim=2)
         attended_BTHE = self._attend(q, k, qkv[:, :, 2 * self.n_heads :])
         tokens_BTD = tokens_BTD + self.dropout(self.attention_out(attended_BTHE.reshape(batch, n_tokens, d_model)))
         update_BTD: Tensor = self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm(tokens_BTD)))))
@@ -209,21 +213,22 @@ class Decoder(nn.Module):
         return targets_BLN
 
 
-def rotary_tables(seq_lens: tuple[int, ...], head_width: int) -> tuple[Tensor, Tensor]:
-    """Tabulate cos and sin of the rotary angles, float32 [T, head_width / 2] each, timeframes behind each other.
+def rotary_table(seq_lens: tuple[int, ...], bar_lengths: tuple[int, ...], head_width: int) -> Tensor:
+    """Tabulate cos and sin of the rotary angles, float32 [2, T, head_width / 2], timeframes behind each other.
 
     The angle of position p and pair e is p · 10000^(−2e/head_width) (Su et al. 2021, RoFormer), p = 0 at the newest bar
-    of each timeframe and negative before it.
+    of each timeframe and −bar_length · k at the k-th bar before it.
     """
-    position_T = torch.cat([torch.arange(1 - length, 1) for length in seq_lens])
+    lengths = zip(seq_lens, bar_lengths, strict=True)
+    position_T = torch.cat([torch.arange(1 - length, 1) * bar_length for length, bar_length in lengths])
     frequency_E = 10000.0 ** (-torch.arange(0, head_width, 2) / head_width)
     angle_TE = position_T[:, None] * frequency_E
-    return angle_TE.cos(), angle_TE.sin()
+    return torch.stack([angle_TE.cos(), angle_TE.sin()])
 
 
-def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+def rotate(x_BTHE: Tensor, rotary_2TE: Tensor) -> Tensor:
     """Turn channel pairs (e, e + E/2) of queries or keys [B, T, H, E] by their position's angles; keeps the dtype."""
-    cos, sin = (table[:, None, :].to(x_BTHE.dtype) for table in (cos_TE, sin_TE))
+    cos, sin = rotary_2TE[:, :, None, :].to(x_BTHE.dtype)
     first, second = x_BTHE.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

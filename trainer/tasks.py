@@ -28,6 +28,7 @@ class Reconstruct:
     config: TrainerConfig
     timeframes: tuple[str, ...]
     seq_lens: tuple[int, ...]
+    bar_lengths: tuple[int, ...]  # in base bars
     features: tuple[str, ...]
     scales: tuple[Scale, ...]
 
@@ -38,6 +39,7 @@ class Reconstruct:
         return MaskedAutoencoder(
             len(self.features),
             self.seq_lens,
+            self.bar_lengths,
             TARGETS,
             d_model=settings.d_model,
             n_layers=settings.encoder.n_layers,
@@ -115,10 +117,12 @@ def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:
     """The task for a dataset."""
     ((_, entries),) = dataset.symbols.items()
     streams = list(entries.streams.values())
+    lengths = {name: int(stream.manifest["nominal_length"]) for name, stream in entries.streams.items()}
     return Reconstruct(
         config,
         tuple(dataset.timeframes),
         tuple(dataset.seq_lens.values()),
+        tuple(lengths[name] // lengths[dataset.timeframes[0]] for name in dataset.timeframes),
         tuple(streams[0].manifest["features"]),
         tuple(scale_of(stream) for stream in streams),
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainer.losses import huber
 from trainer.masking import apply_masks, draw_masks, window_keys
-from trainer.model import MaskedAutoencoder, parameter_count, rotary_tables, rotate
+from trainer.model import MaskedAutoencoder, parameter_count, rotary_table, rotate
 from trainer.optim import AdamW
 
 F = 6
@@ -19,7 +19,8 @@ def small(seq_lens: tuple[int, ...], **changes: Any) -> MaskedAutoencoder:
     settings: dict[str, Any] = {
         "d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_ratio": 2.0, "latent_stride": 4, "dropout": 0.0,
     }  # fmt: skip
-    return MaskedAutoencoder(F, seq_lens, **(settings | changes))
+    bar_lengths = (1, 5, 15)[: len(seq_lens)]
+    return MaskedAutoencoder(F, seq_lens, bar_lengths, **(settings | changes))
 
 
 def inputs(batch: int, seq_lens: tuple[int, ...], seed: int = 1) -> list[Tensor]:
@@ -75,20 +76,20 @@ def test_rows_of_a_batch_are_independent() -> None:
 def test_batched_attention_stays_within_timeframes() -> None:
     block = small((12, 12, 12)).blocks[0]
     tokens = torch.randn(2, 36, 16)
-    cos, sin = rotary_tables((12, 12, 12), 8)
-    together = block(tokens, cos, sin)
+    rotary = rotary_table((12, 12, 12), (1, 1, 1), 8)
+    together = block(tokens, rotary)
     block.within = None
-    alone = [block(part, cos[:12], sin[:12]) for part in tokens.split(12, dim=1)]
+    alone = [block(part, rotary[:, :12]) for part in tokens.split(12, dim=1)]
     torch.testing.assert_close(together, torch.cat(alone, dim=1))
 
 
 def test_looped_attention_stays_within_timeframes() -> None:
     block = small((9, 5)).blocks[0]
     tokens = torch.randn(2, 14, 16)
-    cos, sin = rotary_tables((9, 5), 8)
+    rotary = rotary_table((9, 5), (1, 1), 8)
     changed = tokens.clone()
     changed[:, 9:] += 1
-    assert torch.equal(block(tokens, cos, sin)[:, :9], block(changed, cos, sin)[:, :9])
+    assert torch.equal(block(tokens, rotary)[:, :9], block(changed, rotary)[:, :9])
 
 
 def test_joint_blocks_see_other_timeframes() -> None:
@@ -101,13 +102,14 @@ def test_joint_blocks_see_other_timeframes() -> None:
 
 
 def test_rotary_angles_by_hand_and_newest_bars_aligned() -> None:
-    cos, sin = rotary_tables((5, 3), 4)
+    rotary = rotary_table((5, 3), (1, 1), 4)
+    cos, sin = rotary
     assert cos.shape == sin.shape == (8, 2)
     assert torch.equal(cos[2:5], cos[5:8])
     assert cos[4].tolist() == [1, 1]
     # Position −2 of the second timeframe; the frequencies of a head of width 4 are 1 and 1/100.
     assert sin[5].tolist() == pytest.approx([math.sin(-2), math.sin(-0.02)])
-    turned = rotate(torch.tensor([1.0, 2, 3, 4]).expand(1, 8, 1, 4), cos, sin)[0, 5, 0]
+    turned = rotate(torch.tensor([1.0, 2, 3, 4]).expand(1, 8, 1, 4), rotary)[0, 5, 0]
     pairs = [
         complex(1, 3) * complex(math.cos(-2), math.sin(-2)),
         complex(2, 4) * complex(math.cos(0.02), -math.sin(0.02)),
@@ -115,10 +117,15 @@ def test_rotary_angles_by_hand_and_newest_bars_aligned() -> None:
     assert turned.tolist() == pytest.approx([pairs[0].real, pairs[1].real, pairs[0].imag, pairs[1].imag], abs=1e-5)
 
 
+def test_bars_of_the_same_time_have_the_same_position() -> None:
+    rotary = rotary_table((11, 3), (1, 5), 8)
+    assert torch.equal(rotary[:, [0, 5, 10]], rotary[:, [11, 12, 13]])
+
+
 def test_scores_depend_on_relative_position_only() -> None:
-    cos, sin = rotary_tables((10,), 8)
+    rotary = rotary_table((10,), (1,), 8)
     q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 10, 1, 8)
-    scores = rotate(q, cos, sin)[0, :, 0] @ rotate(k, cos, sin)[0, :, 0].T
+    scores = rotate(q, rotary)[0, :, 0] @ rotate(k, rotary)[0, :, 0].T
     torch.testing.assert_close(scores[:-1, :-1], scores[1:, 1:])
 
 

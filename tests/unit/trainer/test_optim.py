@@ -218,7 +218,7 @@ from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices
 
 model = MaskedAutoencoder(
-    6, (16, 12), d_model=16, n_layers=2, n_heads=2, mlp_ratio=2.0, latent_stride=4, dropout=0.1
+    6, (16, 12), (1, 5), d_model=16, n_layers=2, n_heads=2, mlp_ratio=2.0, latent_stride=4, dropout=0.1
 )
 optimizer, scaler = AdamW(model.named_parameters(), 1e-3, 0.1), LossScaler(True, "cpu")
 masks = draw_masks(window_keys(0, 0, batch_indices(0, 8, 100, 0, 0)), (16, 12), 0.3, 2, 4)
