@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,4 +74,5 @@ def _remember(memo: Path, record: dict[str, Any]) -> None:
         temporary.write_bytes(canonical_json(record))
         temporary.replace(memo)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -122,7 +122,7 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
             body_path(path, name, len(array["shape"])): _shard_bytes(array["shape"], array["dtype"])
             for name, array in manifest["arrays"].items()
         }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError):
         raise _damaged(path, "its manifest does not describe its arrays") from None
     for file, size in expected.items():
         try:

@@ -5,20 +5,20 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cache.timeframes import duration_ns, timeframe_ns
 from configs.loader import Model, differences
 
 
-def _checked(check: Any) -> AfterValidator:
-    """Run `check` for its errors and keep the value as it was written."""
+def _checked(check: Any) -> BeforeValidator:
+    """Run `check` on the text for its errors, and keep the value as it was written."""
 
     def validate(value: Any) -> Any:
-        check(value)
+        check(str(value))
         return value
 
-    return AfterValidator(validate)
+    return BeforeValidator(validate)
 
 
 def _zone(name: str) -> ZoneInfo:

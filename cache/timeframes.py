@@ -25,15 +25,13 @@ def timeframe_ns(name: str) -> int:
 
 
 def duration_ns(text: str) -> int:
-    """A duration such as `90s`, `200min`, `4h`, `1.5d` or `2w` in nanoseconds; `0` needs no unit.
+    """A duration such as `0s`, `90s`, `200min`, `4h`, `1.5d` or `2w` in nanoseconds.
 
     Raises ValueError for other texts, negative ones included.
     """
-    if text == "0":
-        return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)", text)
     if not match:
-        raise ValueError(f"{text!r} is not a duration; write for example 90s, 200min, 4h, 1d or 2w")
+        raise ValueError(f"{text!r} is not a duration; write for example 0s, 90s, 200min, 4h, 1d or 2w")
     return round(float(match[1]) * _UNIT_NS[match[2]])
 
 

@@ -37,7 +37,7 @@ class ArrayWriter:
         """Add rows: `block` is [n, *columns] of the array's dtype."""
         assert block.dtype == np.dtype(self.spec.dtype), (block.dtype, self.spec)
         assert block.shape[1:] == self.spec.columns, (block.shape, self.spec)
-        self._write(np.ascontiguousarray(block).data.cast("B"))
+        self._write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
         self.rows += len(block)
 
     def finish(self) -> dict[str, Any]:
@@ -76,7 +76,8 @@ class EntryWriter:
         self._began = time.monotonic()
 
     def __enter__(self) -> "EntryWriter":
-        shutil.rmtree(self._temporary, ignore_errors=True)  # a killed builder's: we hold the lock, nobody writes there
+        for left_over in (self._temporary, self._final):  # we hold the lock, and there is no entry: a killed builder's
+            shutil.rmtree(left_over, ignore_errors=True)
         self._temporary.mkdir(parents=True)
         return self
 

@@ -11,7 +11,7 @@ from cache.keys import canonical_json, source_md5
 from cache.reader import Dataset, StoreError, entry_exists, open_dataset, read_ref
 from cache.recipe import Recipe
 from cache.writer import write_json
-from pipeline.bars import find_files
+from pipeline.bars import SourceError, find_files
 from pipeline.execute import build_node
 from pipeline.plan import Node, Plan, SourceFile, make_plan
 
@@ -42,11 +42,20 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
 
 
 def fingerprint(recipe: Recipe, data_dir: Path, store: Path) -> dict[str, list[SourceFile]]:
-    """The source files of every timeframe, with the MD5 of their content (remembered in the store)."""
-    return {
+    """The source files of every timeframe, with the MD5 of their content (remembered in the store).
+
+    Raises SourceError when two files of a timeframe hold the same.
+    """
+    sources = {
         name: [SourceFile(path, source_md5(path, store / "sources")) for path in find_files(data_dir, pattern)]
         for name, pattern in sorted(recipe.source.files.items())
     }
+    for files in sources.values():
+        first: dict[str, Path] = {}
+        for file in files:
+            if (same := first.setdefault(file.md5, file.path)) != file.path:
+                raise SourceError(f"{file.path}: the same content as {same.name}; remove one of them")
+    return sources
 
 
 def tell_changes(recipe: Recipe, store: Path, console: Console) -> None:

@@ -58,4 +58,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/build-cache")

@@ -12,6 +12,7 @@ from cache.reader import open_entry
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.writer import EntryWriter, entry_lock
+from configs.errors import UserError
 from pipeline.align import Dropped, align, explain_empty
 from pipeline.bars import Block, read_bars
 from pipeline.derive import derive_bars
@@ -56,6 +57,10 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
         close_time.append(block.close_time)
         ohlc.append(block.ohlc)
         advance(len(block.ohlc))
+    if not first_open:
+        raise UserError(
+            f"{node.symbol}: {origin}: the data does not fill a single bar; add data, or leave {timeframe} out"
+        )
     entry.publish(origin=origin, remarks=remarks, first_open=first_open, last_close=last_close)
 
 

@@ -92,8 +92,8 @@ def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where
         scatter = scatter + block_scatter + delta**2 * (rows * len(block) / total)
         rows = total
     std = np.sqrt(scatter / max(rows, 1))
-    for name, value in zip(features.columns, std, strict=True):
-        if not value > 0:
+    for name, value, centre in zip(features.columns, std, mean, strict=True):
+        if not value > 1e-9 * abs(centre):  # rounding leaves a constant column some 1e-13 of its value
             raise UserError(
                 f"{where}: feature {name} does not vary over its {rows:,} training rows, so it cannot be scaled; "
                 "check the prices, or move the split (data.split)"

@@ -58,7 +58,8 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Sequence[SourceFile]]) -> Pl
         for name, files in sources.items()
         for f in files
     ]
-    keys = {name: tuple(node.components.key for node in shards if node.timeframe == name) for name in sources}
+    # sorted, so that the names of the files do not matter; a series orders its shards by time
+    keys = {name: tuple(sorted(node.components.key for node in shards if node.timeframe == name)) for name in sources}
     base = keys[recipe.base]
     derived = [
         Node(_component("bars", _derived_fields(recipe, name), {"bars": base}), base, recipe.symbol, name)

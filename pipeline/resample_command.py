@@ -131,4 +131,4 @@ def _columns(bars: Iterable["Block"], what: str) -> Iterator[tuple[NDArray[np.in
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/resample")

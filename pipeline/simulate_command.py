@@ -71,4 +71,4 @@ def _first_and_last(path: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/simulate")

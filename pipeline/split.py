@@ -64,7 +64,7 @@ def split_windows(windows: Entry, bars: Mapping[str, BarSeries], recipe: Recipe)
         part = "training" if train_stop == 0 else "validation"
         raise UserError(
             f"{recipe.name}: the split leaves no {part} windows. Training ends at {format_time(cutoff)}, and "
-            f"validation windows must lie wholly after {format_time(start)}; the longest window spans "
+            f"validation windows must lie wholly after {format_time(start)}; the last window spans "
             f"{(int(time[-1]) - earliest_open(len(time) - 1)) / 86400e9:.1f} days. Change data.split, shorten "
             "data.window.seq_len, or leave out the longest timeframe"
         )

@@ -85,4 +85,4 @@ def _r(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/evaluate")

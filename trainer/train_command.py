@@ -96,4 +96,4 @@ def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/train")

@@ -1,0 +1,23 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def simulated_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with simfx_m1.parquet: 30,000 simulated one-minute bars. Read only."""
+    folder = tmp_path_factory.mktemp("simulated")
+    subprocess.run([ROOT / "bin/simulate", "--out", folder, "--rows", "30000"], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_store(simulated_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the dataset `test` of configs/test.yaml. Read only: tests that change it work on a copy."""
+    store = tmp_path_factory.mktemp("built") / "store"
+    build = [ROOT / "bin/build-cache", "--config", "configs/test.yaml", "--data-dir", simulated_dir, "--store", store]
+    subprocess.run(build, check=True, capture_output=True)
+    return store

@@ -1,0 +1,305 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorstore
+import xarray
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cache.keys import Components
+from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path
+from cache.reader import Entry, StoreError, entry_exists, open_entry
+from cache.writer import EntryWriter, entry_lock, write_json
+
+ROOT = Path(__file__).parents[3]
+COMPONENTS = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
+TIME = ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES)
+SPECS = [
+    ArraySpec("values", "<f4", ("time", "feature"), (6,)),
+    ArraySpec("ohlc", "<f8", ("time", "price"), (4,)),
+    ArraySpec("ends", "<i4", ("time", "stream"), (3,)),
+    ArraySpec("close", "<f8", ("time",)),
+]
+BORDERS = [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS]
+
+
+def write(
+    store: Path, arrays: Sequence[tuple[ArraySpec, NDArray[Any]]], cuts: Sequence[int] = (), components=COMPONENTS
+) -> Entry:
+    """Publish an entry whose arrays arrive in blocks that end at `cuts`."""
+    with EntryWriter(store, components) as entry:
+        writers = [entry.array(spec) for spec, _ in arrays]
+        for writer, (_, data) in zip(writers, arrays, strict=True):
+            for block in np.split(data, cuts):
+                writer.append(block)
+        entry.publish(origin="test")
+    return open_entry(store, components.stage, components.key)
+
+
+def random_array(spec: ArraySpec, rows: int) -> NDArray[Any]:
+    """Random numbers, among them whole runs of the fill value."""
+    generator = np.random.default_rng(rows)
+    data = (generator.normal(size=(rows, *spec.columns)) * 1000).astype(spec.dtype)
+    data[generator.random(rows) < 0.2] = spec.fill_value
+    return data
+
+
+def times(rows: int) -> NDArray[np.int64]:
+    return 1_514_764_800_000_000_000 + 60_000_000_001 * np.arange(rows, dtype=np.int64)
+
+
+def read_tensorstore(path: Path) -> NDArray[Any]:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+    return np.asarray(tensorstore.open(spec, open=True).result().read().result())
+
+
+def same(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Bit for bit, NaNs included."""
+    return (left.shape, left.dtype, left.tobytes()) == (right.shape, right.dtype, right.tobytes())
+
+
+def check_everywhere(store: Path, spec: ArraySpec, rows: int, cuts: Sequence[int]) -> None:
+    data, stamps = random_array(spec, rows), times(rows)
+    components = Components("bars", 1, {"rows": rows, "array": spec.name, "cuts": list(cuts)}, {})
+    entry = write(store, [(spec, data), (TIME, stamps)], cuts, components)
+    group = zarr.open_group(entry.path, mode="r")
+    with xarray.open_zarr(entry.path, consolidated=False) as labelled:
+        assert labelled[spec.name].dims == spec.dims
+        assert same(labelled[spec.name].values, data)
+        assert same(labelled["close_time"].values, stamps.view("datetime64[ns]"))
+    for array_spec, expected in ((spec, data), (TIME, stamps)):
+        name = array_spec.name
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        assert same(entry.array(name), expected)
+        assert same(np.asarray(array[:]), expected)
+        assert same(read_tensorstore(entry.path / name), expected)
+        assert array.metadata.to_dict()["dimension_names"] == array_spec.dims
+        middle = rows // 2
+        assert same(np.asarray(array[middle : middle + 64]), expected[middle : middle + 64])
+        body = body_path(entry.path, name, expected.ndim).read_bytes()
+        assert body.startswith(expected.tobytes())
+        assert entry.manifest["arrays"][name] == {
+            "shape": list(expected.shape),
+            "dtype": array_spec.dtype,
+            "bytes": len(body),
+            "md5": hashlib.md5(body).hexdigest(),
+        }
+
+
+@pytest.mark.parametrize("rows", BORDERS)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_all_readers_agree_at_chunk_borders(tmp_path: Path, spec: ArraySpec, rows: int):
+    check_everywhere(tmp_path, spec, rows, [rows // 3])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(SPECS),
+    st.integers(1, 140_000).flatmap(
+        lambda rows: st.tuples(st.just(rows), st.lists(st.integers(0, rows), max_size=3).map(sorted))
+    ),
+)
+def test_all_readers_agree_however_the_blocks_come(
+    tmp_path_factory: pytest.TempPathFactory, spec: ArraySpec, case: tuple[int, list[int]]
+):
+    check_everywhere(tmp_path_factory.mktemp("store"), spec, *case)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("empty", [slice(0, CHUNK_ROWS), slice(CHUNK_ROWS, 2 * CHUNK_ROWS), slice(None)])
+def test_chunks_of_fill_values_keep_their_place(tmp_path: Path, spec: ArraySpec, empty: slice):
+    data = random_array(spec, 2 * CHUNK_ROWS + 5)
+    data[empty] = spec.fill_value
+    entry = write(tmp_path, [(spec, data)])
+    assert same(entry.array(spec.name), data)
+    assert same(np.asarray(zarr.open_array(entry.path / spec.name, mode="r")[:]), data)
+    assert same(read_tensorstore(entry.path / spec.name), data)
+
+
+def test_a_block_need_not_be_contiguous(tmp_path: Path):
+    data = np.asfortranarray(random_array(SPECS[1], 1000))
+    assert same(write(tmp_path, [(SPECS[1], data)], [10, 11]).array("ohlc"), np.ascontiguousarray(data))
+
+
+def test_the_manifest_says_everything(tmp_path: Path):
+    entry = write(tmp_path, [(TIME, times(5))])
+    manifest = dict(zarr.open_group(entry.path, mode="r").attrs)
+    assert manifest == entry.manifest
+    built = manifest.pop("built")
+    assert set(built) == {"at", "seconds", "by"}
+    assert built["by"]["zarr"] == zarr.__version__
+    assert manifest.pop("arrays").keys() == {"close_time"}
+    assert manifest == {
+        "format": "headstart/1",
+        "stage": "bars",
+        "stage_version": 1,
+        "key": COMPONENTS.key,
+        "components": COMPONENTS.as_dict(),
+        "origin": "test",
+    }
+    assert entry.path == tmp_path / "bars" / COMPONENTS.key
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_an_exception_leaves_nothing(tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch):
+    if at == "after":
+        monkeypatch.setattr(zarr, "create_group", None)  # publish fails at the manifest
+    with pytest.raises((ZeroDivisionError, TypeError)), EntryWriter(tmp_path, COMPONENTS) as entry:
+        entry.array(TIME).append(times(5))
+        if at == "before":
+            raise ZeroDivisionError
+        entry.publish()
+    assert list((tmp_path / "bars").iterdir()) == []
+
+
+def test_an_entry_that_is_not_published_leaves_nothing(tmp_path: Path):
+    with EntryWriter(tmp_path, COMPONENTS) as entry:
+        entry.array(TIME).append(times(5))
+    assert list((tmp_path / "bars").iterdir()) == []
+
+
+def test_what_a_killed_builder_left_is_replaced(tmp_path: Path):
+    left = tmp_path / "bars" / f".{COMPONENTS.key}.partial"
+    (left / "close_time/c").mkdir(parents=True)
+    (left / "close_time/c/0").write_bytes(b"half")
+    (left / "other").write_bytes(b"")
+    entry = write(tmp_path, [(TIME, times(5))])
+    assert [path.name for path in (tmp_path / "bars").iterdir()] == [COMPONENTS.key]
+    assert sorted(path.name for path in entry.path.iterdir()) == ["close_time", "zarr.json"]
+
+
+def test_an_entry_appears_at_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole: list[bool] = []
+    rename = Path.rename
+
+    def observed(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            with pytest.raises(StoreError, match="no such entry"):
+                open_entry(tmp_path, "bars", COMPONENTS.key)
+            manifest = json.loads((self / "zarr.json").read_bytes())["attributes"]
+            body = self / "close_time/c/0"
+            whole.append(hashlib.md5(body.read_bytes()).hexdigest() == manifest["arrays"]["close_time"]["md5"])
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", observed)
+    write(tmp_path, [(TIME, times(5))])
+    assert whole == [True]
+    assert [path.name for path in (tmp_path / "bars").iterdir()] == [COMPONENTS.key]
+
+
+def test_a_lock_tells_whether_there_is_work(tmp_path: Path):
+    with entry_lock(tmp_path, COMPONENTS) as wanted:
+        assert wanted
+        write(tmp_path, [(TIME, times(5))])
+    with entry_lock(tmp_path, COMPONENTS) as wanted:
+        assert not wanted
+
+
+def test_a_failure_releases_the_lock(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), entry_lock(tmp_path, COMPONENTS):
+        raise ZeroDivisionError
+    with entry_lock(tmp_path, COMPONENTS) as wanted:
+        assert wanted
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+import numpy as np
+from cache.keys import Components
+from cache.layout import ArraySpec
+from cache.writer import EntryWriter, entry_lock
+
+components = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
+print("ready", flush=True)
+with entry_lock(Path(sys.argv[1]), components) as wanted:
+    if wanted:
+        with EntryWriter(Path(sys.argv[1]), components) as entry:
+            array = entry.array(ArraySpec("close_time", "<i8", ("time",)))
+            array.append(np.arange(5))
+            print("locked", flush=True)
+            sys.stdin.readline()
+            array.append(np.arange(5, 10))
+            entry.publish()
+print("built" if wanted else "found", flush=True)
+"""
+
+
+@contextmanager
+def builder(store: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that builds the entry, and goes on half-way when it is sent a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDER, store],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_two_processes_build_an_entry_once(tmp_path: Path):
+    with builder(tmp_path) as first, builder(tmp_path) as second:
+        assert said(first) == "ready"
+        assert said(second) == "ready"
+        for process in (first, second):  # one holds the lock until it is told to go on, and the other waits for it
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.15)
+        assert not entry_exists(tmp_path, "bars", COMPONENTS.key)
+        for process in (first, second):
+            assert process.stdin is not None
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+        said_last = [process.communicate(timeout=20)[0].split()[-1] for process in (first, second)]
+    assert sorted(said_last) == ["built", "found"]
+    assert same(open_entry(tmp_path, "bars", COMPONENTS.key).array("close_time"), np.arange(10))
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
+    with builder(tmp_path) as process:
+        assert [said(process), said(process)] == ["ready", "locked"]
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    left = [path.name for path in (tmp_path / "bars").iterdir()]
+    assert left == [f".{COMPONENTS.key}.partial"]
+    with builder(tmp_path) as process:
+        out, _ = process.communicate("go on\n", timeout=20)
+        assert out.split() == ["ready", "locked", "built"]
+    assert [path.name for path in (tmp_path / "bars").iterdir()] == [COMPONENTS.key]
+    assert same(open_entry(tmp_path, "bars", COMPONENTS.key).array("close_time"), np.arange(10))
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "refs/name.json"
+    write_json(path, b"old")
+    write_json(path, b"new")
+    assert path.read_bytes() == b"new"
+    monkeypatch.setattr(Path, "replace", None)  # the write fails at the last step
+    with pytest.raises(TypeError):
+        write_json(path, b"newest")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"new"
+    assert [left.name for left in path.parent.iterdir()] == ["name.json"]

@@ -1,0 +1,221 @@
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from cache.recipe import BarsSource, Recipe
+from configs.loader import load_config, model_keys
+from pipeline import plan
+from pipeline.plan import SourceFile, make_plan
+
+CONFIG = load_config(
+    "configs/test.yaml",
+    [
+        "data.name=base",
+        "data.timeframes=[m1, m5, d]",
+        "data.source.symbol=EURUSD",
+        "data.source.session={tz: America/New_York, at: 17:00}",
+    ],
+)
+
+BARS = {"bars m1", "bars m5", "bars d"}
+STREAMS = {"streams m1", "streams m5", "streams d"}
+EVERYTHING = {*BARS, *STREAMS, "windows", "datasets"}
+DAYS = {"bars d", "streams d", "windows", "datasets"}
+WINDOWS = {"windows", "datasets"}
+
+# Every field of the recipe: another value for it, and the entries whose keys that changes.
+FIELDS: dict[str, tuple[Any, set[str]]] = {
+    "data.name": ("other", set()),
+    "data.source.kind": (None, set()),  # it has one value only
+    "data.source.files": ({"m1": "elsewhere/renamed.parquet"}, set()),
+    "data.source.symbol": ("GBPUSD", {"datasets"}),
+    "data.source.label": ("right", EVERYTHING),
+    "data.source.timezone": ("Asia/Shanghai", EVERYTHING),
+    "data.source.session.tz": ("Europe/London", DAYS),
+    "data.source.session.at": ("16:00", DAYS),
+    "data.source.columns": ({"time": "stamp"}, EVERYTHING),
+    "data.timeframes": (["m1", "m5", "h1", "d"], {"bars h1", "streams h1", *WINDOWS}),
+    "data.window.seq_len": (48, WINDOWS),
+    "data.window.span": ("10d", WINDOWS),
+    "data.window.min_bars": (4, set()),
+    "data.window.stride": (2, WINDOWS),
+    "data.window.min_coverage": (0.5, WINDOWS),
+    "data.window.max_staleness": ({"m5": "1h"}, WINDOWS),
+    "data.features.set": ("price", {*STREAMS, "datasets"}),
+    "data.split.val_fraction": (0.3, {*STREAMS, "datasets"}),
+    "data.split.train_end": ("2018-01-01", {*STREAMS, "datasets"}),
+    "data.split.embargo": ("1d", {*STREAMS, "datasets"}),
+}
+
+
+def leaves() -> set[str]:
+    """The dotted names of all fields that hold no further fields."""
+    keys = set(model_keys(Recipe, "data"))
+    return {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+
+
+def recipe(changes: Mapping[str, Any] | None = None) -> Recipe:
+    values = copy.deepcopy(CONFIG.values)
+    for dotted, value in (changes or {}).items():
+        *sections, key = dotted.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return replace(CONFIG, values=values).parse("data", Recipe)
+
+
+def sources(**contents: str | Iterable[str]) -> dict[str, list[SourceFile]]:
+    """Source files by timeframe, each with the given content in place of an MD5."""
+    return {
+        name: [SourceFile(Path(f"{name}-{at}.parquet"), text) for at, text in enumerate(texts)]
+        for name, texts in contents.items()
+    }
+
+
+ONE_FILE = sources(m1=["a"])
+
+
+def keys(of: Recipe, files: Mapping[str, list[SourceFile]] = ONE_FILE) -> dict[str, set[str]]:
+    """Keys of the planned entries by stage and timeframe."""
+    found: dict[str, set[str]] = {}
+    for node in make_plan(of, files).nodes:
+        name = " ".join(filter(None, (node.components.stage, node.timeframe)))
+        found.setdefault(name, set()).add(node.components.key)
+    return found
+
+
+def changed(old: dict[str, set[str]], new: dict[str, set[str]]) -> set[str]:
+    """What must be built when `old` is there and `new` is wanted."""
+    return {name for name, keys_of_name in new.items() if keys_of_name != old.get(name)}
+
+
+def test_every_field_of_the_recipe_is_in_the_table():
+    assert set(FIELDS) == leaves()
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_changed_field_changes_the_keys_it_must(field: str):
+    value, expected = FIELDS[field]
+    if field == "data.source.kind":
+        assert get_args(BarsSource.model_fields["kind"].annotation) == ("bars",)
+        return
+    assert recipe({field: value}) != recipe()
+    assert changed(keys(recipe()), keys(recipe({field: value}))) == expected
+
+
+def test_planning_twice_gives_the_same_keys():
+    assert keys(recipe()) == keys(recipe())
+    assert set(keys(recipe())) == EVERYTHING
+
+
+def test_the_name_is_the_symbol_where_none_is_given():
+    unnamed = recipe({"data.source.symbol": None})
+    assert changed(keys(unnamed), keys(recipe({"data.source.symbol": None, "data.name": "other"}))) == {"datasets"}
+
+
+def test_the_session_matters_to_days_only():
+    intraday = {"data.timeframes": ["m1", "m5"]}
+    assert changed(keys(recipe(intraday)), keys(recipe({**intraday, "data.source.session": None}))) == set()
+    assert changed(keys(recipe()), keys(recipe({"data.source.session": None}))) == DAYS
+
+
+def test_val_fraction_does_not_matter_beside_train_end():
+    bound = {"data.split.train_end": "2018-01-01"}
+    assert keys(recipe(bound)) == keys(recipe({**bound, "data.split.val_fraction": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"data.window.seq_len": 32}, {"data.window.seq_len": {"d": 32, "m5": 32, "m1": 32}}),
+        ({"data.window.span": "10d"}, {"data.window.seq_len": {"m1": 14400, "m5": 2880, "d": 10}}),
+        ({"data.window.span": "10d"}, {"data.window.span": "240h", "data.window.seq_len": 5}),
+        ({"data.window.max_staleness": {"m5": "1h"}}, {"data.window.max_staleness": {"m5": "60min"}}),
+        (
+            {"data.window.max_staleness": {"m5": "1h", "d": "3d"}},
+            {"data.window.max_staleness": {"d": "3d", "m5": "1h"}},
+        ),
+        ({"data.window.min_coverage": 0}, {"data.window.min_coverage": 0.0}),
+        ({"data.split.embargo": "1d"}, {"data.split.embargo": "24h"}),
+        ({"data.split.train_end": "2018-01-01"}, {"data.split.train_end": "2018-01-01T08:00+08:00"}),
+        (
+            {"data.source.columns": {"time": "t", "open": "o"}},
+            {"data.source.columns": {"open": "o", "time": "t"}},
+        ),
+    ],
+)
+def test_two_ways_to_say_the_same_have_the_same_keys(one: dict[str, Any], other: dict[str, Any]):
+    assert keys(recipe(one)) == keys(recipe(other))
+
+
+def test_the_content_of_the_base_changes_everything():
+    assert changed(keys(recipe()), keys(recipe(), sources(m1=["b"]))) == EVERYTHING
+
+
+def test_the_path_of_a_source_changes_nothing():
+    moved = {"m1": [SourceFile(Path("/elsewhere/renamed.parquet"), "a")]}
+    assert keys(recipe(), moved) == keys(recipe())
+
+
+def test_the_content_of_a_higher_timeframe_changes_its_own_bars():
+    of = recipe({"data.source.files": {"m1": "x", "m5": "y"}})
+    before = keys(of, sources(m1=["a"], m5=["a"]))
+    assert changed(before, keys(of, sources(m1=["a"], m5=["b"]))) == {
+        "bars m5",
+        "streams m5",
+        "windows",
+        "datasets",
+    }
+    assert changed(before, keys(of, sources(m1=["b"], m5=["a"]))) == EVERYTHING - {"bars m5"}
+
+
+def test_the_same_content_as_another_timeframe_is_another_entry():
+    found = keys(recipe({"data.source.files": {"m1": "x", "m5": "y"}}), sources(m1=["a"], m5=["a"]))
+    assert found["bars m1"] != found["bars m5"]
+
+
+def test_a_further_shard_leaves_the_others_as_they_are():
+    one, two = (keys(recipe(), sources(m1=contents)) for contents in (["a"], ["a", "b"]))
+    assert one["bars m1"] < two["bars m1"]
+    assert changed(one, two) == EVERYTHING
+
+
+def test_renaming_shards_so_that_they_sort_otherwise_changes_nothing():
+    assert keys(recipe(), sources(m1=["a", "b"])) == keys(recipe(), sources(m1=["b", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("bars", EVERYTHING),
+        ("streams", {*STREAMS, "datasets"}),
+        ("windows", WINDOWS),
+        ("datasets", {"datasets"}),
+    ],
+)
+def test_another_version_of_a_stage_changes_it_and_what_follows(
+    stage: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
+):
+    before = keys(recipe())
+    monkeypatch.setitem(plan.STAGE_VERSIONS, stage, plan.STAGE_VERSIONS[stage] + 1)
+    assert changed(before, keys(recipe())) == expected
+
+
+def test_another_version_of_the_feature_set_changes_streams(monkeypatch: pytest.MonkeyPatch):
+    before = keys(recipe())
+    newer = replace(plan.feature_set("returns"), version=plan.feature_set("returns").version + 1)
+    monkeypatch.setattr(plan, "feature_set", lambda name: newer)
+    assert changed(before, keys(recipe())) == {*STREAMS, "datasets"}
+
+
+def test_every_entry_comes_after_those_it_needs():
+    before: set[str] = set()
+    for node in make_plan(recipe(), sources(m1=["a", "b"])).nodes:
+        assert set(node.needs) <= before
+        before.add(node.components.key)
+    assert make_plan(recipe(), ONE_FILE).dataset.components.stage == "datasets"
