@@ -236,7 +236,8 @@ def test_an_override_that_is_not_yaml(child: Path):
         ),
         (
             "data.window.max_staleness={m5: 3x}",
-            "data.window.max_staleness.m5 = '3x': '3x' is not a duration; write for example 0s, 90s, 200min, 4h, 1d or 2w",
+            "data.window.max_staleness.m5 = '3x': '3x' is not a duration; write for example 0s, 90s, 200min, 4h, 1d "
+            "or 2w",
         ),
         (
             "data.source.columns={tme: t}",
