@@ -45,33 +45,30 @@ class Console:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a stretch of work: prints its name, a dot now and then while it lasts, and its seconds."""
-        began, done = time.perf_counter(), threading.Event()
+        began = time.perf_counter()
         self._write("\n" * self._open_line + f"  {name} ")
         self._open_line = True
-
-        def tick() -> None:
-            while not done.wait(_TICK_SECONDS):
-                self._write("." if self._open_line else "")
-
-        ticker = threading.Thread(target=tick, daemon=True)
-        ticker.start()
-        try:
+        with _ticking(lambda: self._write("." if self._open_line else "")):
             yield
-        finally:
-            done.set()
-            ticker.join()
         self.phases[name] = time.perf_counter() - began
         self._write(f"{'' if self._open_line else f'  {name} '}{self.phases[name]:.2f} s\n")
         self._open_line = False
 
-    def bar(self, name: str, unit: str, total: int | None = None) -> Any:
-        """A tqdm progress bar on this stream; where that is no terminal, it prints no more than once a second."""
+    @contextmanager
+    def bar(self, name: str, unit: str, total: int | None = None) -> Iterator[Any]:
+        """A tqdm progress bar on this stream, which ticks even when nothing advances."""
         from tqdm import tqdm  # here, because the first line of output must not wait for it
 
         every = 0.1 if self.stream.isatty() else _TICK_SECONDS
-        return tqdm(
-            total=total, desc=name, unit=f" {unit}", unit_scale=True, leave=False, file=self.stream, mininterval=every
-        )
+        options: dict[str, Any] = {
+            "unit": f" {unit}",
+            "unit_scale": True,
+            "leave": False,
+            "mininterval": every,
+            "miniters": 1,
+        }
+        with tqdm(total=total, desc=f"  {name}", file=self.stream, **options) as bar, _ticking(bar.refresh):
+            yield bar
 
     def since_start(self) -> float:
         """Seconds since the process began."""
@@ -108,6 +105,24 @@ def command(**settings: Any) -> Callable[[Callable[..., None]], click.Command]:
 def examples(*lines: str) -> str:
     """A click epilog that shows examples as they are typed."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@contextmanager
+def _ticking(tick: Callable[[], object]) -> Iterator[None]:
+    """Call `tick` a little more than once a second while the block runs."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(_TICK_SECONDS):
+            tick()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _words(error: BaseException) -> str:

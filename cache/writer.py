@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import filelock
@@ -132,9 +131,7 @@ class EntryWriter:
         self._temporary.rename(self._final)
         _sync(self._final.parent)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         for writer in self._arrays:
             writer.close()
         shutil.rmtree(self._temporary, ignore_errors=True)

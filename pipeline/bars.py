@@ -110,7 +110,8 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise SourceError(f"{path}: column {name} holds {kind}, not numbers; store prices as float64")
-    previous, row = np.iinfo(np.int64).min, 0
+    previous = previous_close = np.iinfo(np.int64).min
+    row = 0
     try:
         for batch in file.iter_batches(BLOCK_ROWS, columns=names):
             for name in names:
@@ -129,8 +130,16 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
                 raise SourceError(
                     f"{path}: column {names[column]}, row {row + at:,}: {value} {_FAULTS[fault]}; {remedy}"
                 )
-            yield Block(*bar_times(label, source, timeframe), ohlc)
-            previous, row = int(label[-1]), row + len(label)
+            open_time, close_time = bar_times(label, source, timeframe)
+            overlapping = np.flatnonzero(open_time < np.append(previous_close, close_time[:-1]))
+            if len(overlapping):
+                at = int(overlapping[0])
+                raise SourceError(
+                    f"{path}: column {names[0]}, row {row + at:,}: {format_time(label[at])} begins before the bar "
+                    f"in the row before has ended; are these {timeframe} bars? data.source.files says so"
+                )
+            yield Block(open_time, close_time, ohlc)
+            previous, previous_close, row = int(label[-1]), int(close_time[-1]), row + len(label)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}: cannot be read beyond row {row:,} ({error}); fetch the file again") from None
 

@@ -77,7 +77,7 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
     made: dict[str, Future[bool]] = {}
     labels = []
     with (
-        console.bar("  building", "rows") as bar,
+        console.bar("building", "rows") as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
 

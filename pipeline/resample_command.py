@@ -74,9 +74,7 @@ def main(
     console = Console(sys.stdout)
     console.line(f"Resampling {file} from {base} to {timeframe}")
     with console.phase("import pyarrow, numba"):
-        from tqdm import tqdm  # these after the first line, so that nobody waits in silence
-
-        from pipeline.bars import ROLES, open_parquet, read_bars, recognise
+        from pipeline.bars import ROLES, open_parquet, read_bars, recognise  # after the first line, as in build_command
         from pipeline.bars_writer import write_bars
         from pipeline.derive import derive_bars
     began = perf_counter()
@@ -87,7 +85,7 @@ def main(
         console.line(f"  {remark}")
     rows = opened.metadata.num_rows
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=rows, unit=" rows", unit_scale=True, leave=False, file=console.stream, desc="  resampling") as bar:
+    with console.bar("resampling", "rows", rows) as bar:
 
         def counted(blocks: Iterable["Block"]) -> Iterator["Block"]:
             for block in blocks:

@@ -1,14 +1,14 @@
 """The command that writes simulated bars."""
 
+import sys
 from pathlib import Path
 from time import perf_counter
 
 import click
 import numpy as np
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from cache.console import command, examples
+from cache.console import Console, command, examples
 from pipeline.simulate import MAX_ROWS, simulate_bars
 
 FILE_NAME = "simfx_m1.parquet"
@@ -47,7 +47,8 @@ def main(folder: Path, rows: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
     start = perf_counter()
-    with tqdm(total=rows, unit="row", unit_scale=True, desc="simulate") as bar:
+    console = Console(sys.stdout)
+    with console.bar("simulating", "rows", rows) as bar:
 
         def show(written: int) -> None:
             bar.update(written - bar.n)
@@ -55,9 +56,9 @@ def main(folder: Path, rows: int, seed: int) -> None:
         simulate_bars(path, rows, seed, show)
     seconds = perf_counter() - start
     first, last = _first_and_last(path)
-    click.echo(f"{path}: {rows:,} rows, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
-    click.echo(f"{first} to {last} UTC")
-    click.echo(f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}")
+    console.line(f"{path}: {rows:,} rows, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
+    console.line(f"{first} to {last} UTC")
+    console.line(f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}")
 
 
 def _first_and_last(path: Path) -> tuple[str, str]:

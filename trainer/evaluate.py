@@ -39,9 +39,9 @@ class Pearson:
         """Take in pairs, float64 [n]."""
         if not len(x):
             return
-        if self._origin is None:
-            self._origin = y[0].clone()  # shifting both keeps the sums of squares small beside what they differ by
-        x, y = x - self._origin, y - self._origin
+        if self._origin is None:  # shifted by their first values, the sums of squares stay small
+            self._origin = torch.stack([x[0], y[0]])
+        x, y = x - self._origin[0], y - self._origin[1]
         self.sums += torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]).sum(dim=1).cpu()
 
     @property

@@ -39,7 +39,7 @@ def main(run: Path, output: Path | None, plots: Path | None) -> None:
     source, task = WindowSource(dataset, device), reconstruct_task(config, dataset)
     model = task.build_model().to(device)
     load_weights(run / "best.safetensors", model)
-    with console.bar("  reconstruct", "windows", len(source.val)) as bar:
+    with console.bar("reconstruct", "windows", len(source.val)) as bar:
         scores = evaluate(model, task, dataset, source, bar.update)
     result: dict[str, Any] = {
         "run": str(run),

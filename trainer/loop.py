@@ -11,25 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.console import Console
 from configs.errors import UserError
 from trainer.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
 from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices
-from trainer.progress import EpochBar
+from trainer.progress import TrainingBar
 from trainer.runs import keep_metrics_until, write_json
 from trainer.tasks import Reconstruct
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, the key of the dataset it trains on, and where its progress is shown."""
+    """A run directory, the key of the dataset it trains on, and the bar that shows its progress."""
 
     path: Path
     dataset: str
-    console: Console
+    bar: TrainingBar
 
 
 def train(
@@ -55,10 +54,10 @@ def train(
     keep_metrics_until(metrics, progress.step)
 
     model.train()
-    first_step, bar = progress.step, EpochBar(run.console, steps_per_epoch, config.max_epochs)
+    first_step = progress.step
     loss_sum, skipped_before = torch.zeros((), device=source.device), int(optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
-    stopped = stops_early(config, progress)
+    stopped, baseline = stops_early(config, progress), None
 
     while progress.step < total_steps and not stopped:
         epoch, batch = divmod(progress.step, steps_per_epoch)
@@ -79,6 +78,7 @@ def train(
         progress.step += 1
         if progress.step == first_step + 1:
             on_first_step()
+        run.bar.step(progress.step)
 
         end_of_epoch = batch + 1 == steps_per_epoch
         save = end_of_epoch or progress.step % config.checkpoint_every == 0
@@ -95,18 +95,20 @@ def train(
                 "windows_per_second": round(steps * config.batch_size * config.accumulate / seconds, 1),
             }
             append(metrics, record)
-            bar.show(progress.step, record["loss"], record["windows_per_second"])
+            run.bar.show(record["loss"], record["windows_per_second"])
             check_skipped(config, record["skipped"] - skipped_before, steps)
             loss_sum, skipped_before = torch.zeros_like(loss_sum), record["skipped"]
             if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
-                validation = task.validate(model, source)
+                with run.bar.validating() as advance:
+                    baseline = baseline or task.baseline(source, advance)
+                    validation = {**task.validate(model, source, advance), "last_value_loss": baseline}
                 append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
                 if validation["loss"] < progress.best_loss:
                     progress.best_loss, progress.best_step, progress.stale_epochs = validation["loss"], progress.step, 0
                     save_weights(run.path / "best.safetensors", model)
                 else:
                     progress.stale_epochs += 1
-                bar.validated(progress.step, validation, progress.stale_epochs == 0)
+                run.bar.result(progress.step, validation, progress.stale_epochs == 0)
                 stopped = stops_early(config, progress)
             if save:
                 save_checkpoint(run.path, model, optimizer, scaler, progress, run.dataset)

@@ -57,7 +57,7 @@ def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: 
     # a hidden close is the last visible one plus the returns predicted since
     left = _last_visible(hidden_BL)
     closes = torch.cat([log_before_B[:, None], truth_BLP[..., 3]], dim=1)
-    path = torch.nn.functional.pad(raw[..., 3].cumsum(dim=1), (1, 0))
+    path = torch.nn.functional.pad(raw[..., 3].masked_fill(~hidden_BL, 0).cumsum(dim=1), (1, 0))
     chained = (closes.gather(1, left) + path - path.gather(1, left))[:, :-1]
     return torch.where(hidden_BL[..., None], chained[..., None] + raw, truth_BLP)
 
@@ -108,7 +108,7 @@ def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool
     left = _last_visible(hidden_BL)
     right = torch.where(left == at, at, length + 1).flip(1).cummin(dim=1).values.flip(1)
     right = torch.where(right > length, left, right) if line else left
-    share = (at - left) / (right - left).clamp(min=1)
+    share = (at - left).double() / (right - left).clamp(min=1)
     start, end = (known.gather(1, index[..., None].expand(-1, -1, 3)) for index in (left, right))
     close, up, down = (start + share[..., None] * (end - start)).unbind(-1)
     open_, close, up, down = close[:, :-1], close[:, 1:], up[:, 1:], down[:, 1:]

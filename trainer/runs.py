@@ -11,6 +11,7 @@ last/checkpoint.safetensors   weights, optimizer and counters: what --resume con
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,11 @@ def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
     described = json.loads((run / "dataset.json").read_text())
     dataset = open_dataset(Path(described["store"]), described["name"])
     if dataset.entry.key != described["key"]:
+        words = ["bin/build-cache", "--config", str(run / "config.yaml")]
+        words += ["--data-dir", dataset.data_dir, "--store", described["store"]]
         raise UserError(
             f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Make "
-            f"it the old one again, which takes a moment:\n  bin/build-cache --config {run / 'config.yaml'} "
-            f"--data-dir {dataset.data_dir} --store {described['store']}"
+            f"it the old one again, which takes a moment:\n  {shlex.join(words)}"
         )
     return parse_trainer(config), dataset
 

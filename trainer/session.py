@@ -10,8 +10,9 @@ from cache.reader import Dataset
 from configs.errors import UserError
 from trainer.config import TrainerConfig
 from trainer.data import WindowSource
-from trainer.loop import Run, train
+from trainer.loop import Run, epoch_steps, train
 from trainer.model import parameter_count
+from trainer.progress import TrainingBar
 from trainer.runs import describe, write_json
 from trainer.tasks import reconstruct_task
 
@@ -37,7 +38,9 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
     )
     console.line(f"  {parameter_count(model):,} parameters · {where} · {config.training.precision} · run {path}")
 
-    with ExitStack() as until_first_step:
+    steps_per_epoch = epoch_steps(config.training, source)
+    bar = TrainingBar(console, steps_per_epoch, config.training.max_epochs)
+    with bar, ExitStack() as until_first_step:
         until_first_step.enter_context(console.phase("first step"))
 
         def on_first_step() -> None:
@@ -48,6 +51,6 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
             console.line(f"  {seconds:.2f} s from process start to the first step")
             write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-        run = Run(path, dataset.entry.key, console)
+        run = Run(path, dataset.entry.key, bar)
         summary = train(config.training, source, task, model, run, resume, on_first_step)
     console.line(f"Done: {describe(summary)}. Look at it: bin/evaluate {path}")

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, L bars, F features.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from trainer.prices import Scale, last_value, scale_of, to_features, true_log_pr
 
 # Epochs number the streams of training masks from 0; validation has one of its own, so that its masks never change.
 VALIDATION_STREAM = -1
+Advance = Callable[[int], object]
 TARGETS = 4  # open, high, low, close: the first columns of every feature set
 
 
@@ -76,29 +78,37 @@ class Reconstruct:
         return self.loss(self.reconstruct(model, x, masks), x, masks)
 
     @torch.no_grad()
-    def validate(self, model: torch.nn.Module, source: WindowSource) -> dict[str, float]:
-        """Loss of the model, and of carrying the last value forward, over windows spread evenly over the split."""
-        training = self.config.training
-        index = spread(source.val, training.val_windows)
+    def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
+        """Loss and realised mask ratios over windows spread evenly over the validation split.
+
+        `advance` hears of windows done.
+        """
         model.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        ratios = torch.zeros(len(self.timeframes))
-        for index_B in index.split(training.batch_size):
-            x, masks = source.gather(index_B), self.masks(VALIDATION_STREAM, index_B.to(source.device))
-            baseline = [
-                carry_last(x_BLF, hidden_BL, scale)
-                for x_BLF, hidden_BL, scale in zip(x, masks.hidden, self.scales, strict=True)
-            ]
-            losses = [self.loss(self.reconstruct(model, x, masks), x, masks), self.loss(baseline, x, masks)]
-            sums += torch.stack(losses).cpu().double() * len(index_B)
-            ratios += realised_ratio(masks).cpu() * len(index_B)
+        loss, ratios, count = torch.zeros((), device=source.device), torch.zeros(len(self.timeframes)), 0
+        for x, masks in self._validation_batches(source):
+            loss += self.loss(self.reconstruct(model, x, masks), x, masks) * len(x[0])
+            ratios += realised_ratio(masks).cpu() * len(x[0])
+            count += len(x[0])
+            advance(len(x[0]))
         model.train()
-        loss, carried = (sums / len(index)).tolist()
-        return {
-            "loss": loss,
-            "last_value_loss": carried,
-            **{f"mask_ratio/{name}": float(r) for name, r in zip(self.timeframes, ratios / len(index), strict=True)},
-        }
+        names = (f"mask_ratio/{name}" for name in self.timeframes)
+        return {"loss": float(loss) / count, **dict(zip(names, (ratios / count).tolist(), strict=True))}
+
+    @torch.no_grad()
+    def baseline(self, source: WindowSource, advance: Advance) -> float:
+        """The loss of carrying the last value forward, over the same windows and masks."""
+        loss, count = 0.0, 0
+        for x, masks in self._validation_batches(source):
+            carried = map(carry_last, x, masks.hidden, self.scales)
+            loss += float(self.loss(list(carried), x, masks)) * len(x[0])
+            count += len(x[0])
+            advance(len(x[0]))
+        return loss / count
+
+    def _validation_batches(self, source: WindowSource) -> Iterator[tuple[list[Tensor], Masks]]:
+        training = self.config.training
+        for index_B in spread(source.val, training.val_windows).split(training.batch_size):
+            yield source.gather(index_B), self.masks(VALIDATION_STREAM, index_B.to(source.device))
 
 
 def carry_last(x_BLF: Tensor, hidden_BL: Tensor, scale: Scale) -> Tensor:
@@ -108,8 +118,9 @@ def carry_last(x_BLF: Tensor, hidden_BL: Tensor, scale: Scale) -> Tensor:
     """
     scale = scale.to(x_BLF.device)
     before = torch.zeros(len(x_BLF), dtype=torch.float64, device=x_BLF.device)
-    if scale.feature_set == "price":  # absolute prices: the first bar's own open stands in for the close before
-        before = true_log_prices(x_BLF[:, :1], before, scale)[:, 0, 0]
+    if scale.feature_set == "price":  # absolute prices: the first visible open stands in for the close before
+        first_B = (~hidden_BL).int().argmax(dim=1)
+        before = true_log_prices(x_BLF, before, scale)[torch.arange(len(x_BLF), device=x_BLF.device), first_B, 0]
     return to_features(last_value(true_log_prices(x_BLF, before, scale), before, hidden_BL), before, scale)
 
 

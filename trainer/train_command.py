@@ -1,6 +1,7 @@
 """bin/train: train on a dataset of the store. Nothing heavy is imported before the first line is out."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -74,24 +75,23 @@ def main(
     try:
         run_session(trainer, dataset, path, resume, console)
     except KeyboardInterrupt:
-        raise UserError(
-            f"interrupted. Continue from the last checkpoint: bin/train --config {config_path} --run {path} --resume"
-        ) from None
+        words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store), "--run", str(path)]
+        raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)} --resume") from None
 
 
 def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
     """The dataset of the recipe. Raises StoreError with the command that builds it when it is missing or another's."""
-    words = ["bin/build-cache", "--config", str(config.path), *config.overrides, "--store", str(store)]
-    build = " ".join([word for word in words if not word.startswith("training.")])
+    overrides = [override for override in config.overrides if override.startswith("data.")]
+    words = ["bin/build-cache", "--config", str(config.path), *overrides, "--store", str(store), "--data-dir"]
     try:
         dataset = open_dataset(store, recipe.name)
     except StoreError as error:
-        raise StoreError(f"{error}\nBuild it first:\n  {build} --data-dir DIR") from None
+        raise StoreError(f"{error}\nBuild it first:\n  {shlex.join([*words, 'DIR'])}") from None
     changed = list(recipe.differs_from(dataset.recipe))
     if changed:
         lines = [f"  {key}: the store has {old}, the configuration wants {new}" for key, old, new in changed]
         what = f"{store}: the dataset {recipe.name} was built from another recipe:"
-        raise StoreError("\n".join([what, *lines, "Build it first:", f"  {build} --data-dir {dataset.data_dir}"]))
+        raise StoreError("\n".join([what, *lines, "Build it first:", f"  {shlex.join([*words, dataset.data_dir])}"]))
     return dataset
 
 

@@ -187,7 +187,6 @@ def test_the_command_writes_the_file_and_names_the_next_step(tmp_path: Path):
     assert f"{folder}/simfx_m1.parquet: 5,000 rows, 0.1 MB" in result.stdout
     assert "2024-01-07T22:00 to 2024-01-11T" in result.stdout
     assert f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}\n" in result.stdout
-    assert "simulate:" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--rows", "0"], ["--seed", "-1"], []])
