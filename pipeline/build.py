@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cache.console import Console
 from cache.keys import canonical_json, source_md5
-from cache.reader import Dataset, StoreError, entry_exists, open_dataset, read_ref
+from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry, read_ref
 from cache.recipe import Recipe
 from cache.writer import write_json
 from pipeline.bars import SourceError, find_files
@@ -25,6 +25,7 @@ class Outcome:
     """What a build did."""
 
     dataset: Dataset
+    remarks: list[str]  # how sources were understood, where that was not plain
     hits: int
     built: list[str]
 
@@ -38,7 +39,9 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
     missing = [node for node in plan.nodes if not entry_exists(store, node.components.stage, node.components.key)]
     built = make_entries(missing, recipe, store, workers, console) if missing else []
     point_ref(plan, data_dir, store)
-    return Outcome(open_dataset(store, recipe.name), len(plan.nodes) - len(missing), built)
+    bars = [open_entry(store, "bars", node.components.key) for node in plan.nodes if node.path is not None]
+    remarks = [remark for entry in bars for remark in entry.manifest["remarks"]]
+    return Outcome(open_dataset(store, recipe.name), remarks, len(plan.nodes) - len(missing), built)
 
 
 def fingerprint(recipe: Recipe, data_dir: Path, store: Path) -> dict[str, list[SourceFile]]:

@@ -9,6 +9,7 @@ from pipeline.build import Outcome
 def summarise(outcome: Outcome) -> Iterator[str]:
     """Lines for people."""
     dataset, manifest = outcome.dataset, outcome.dataset.entry.manifest
+    yield from (f"  {remark}" for remark in outcome.remarks)
     for symbol, entries in dataset.symbols.items():
         windows = entries.windows
         kept, candidates = windows.shape("time")[0], windows.manifest["candidates"]

@@ -18,7 +18,8 @@ class WindowSource:
     Attributes:
         train, val: half-open ranges of window numbers.
         seq_lens: L_j, bars a window of each stream.
-        placement: "device" or "host".
+        placement: "device" (at most half of the free GPU memory) or "host".
+        reason: for the log, why, where there is a GPU.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
@@ -30,9 +31,10 @@ class WindowSource:
         streams = list(entries.streams.values())
         self.n_features = streams[0].shape("values")[1]
         needed = sum(entry.bytes for entry in streams) + entries.windows.bytes
-        fits = device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] // 2
-        self.placement = "device" if fits else "host"
-        home = device if fits else torch.device("cpu")
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        self.placement = "device" if needed < free // 2 else "host"
+        self.reason = f"streams and windows take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of the GPU are free"
+        home = device if self.placement == "device" else torch.device("cpu")
         self._ends_WS = _map(entries.windows, "ends").to(home)
         self._values = [_map(entry, "values").to(home) for entry in streams]
         # view j is [T_j − L_j + 1, L_j, F]: row s is the L_j bars from s on, all sharing the stream's memory

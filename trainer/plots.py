@@ -57,7 +57,7 @@ def _draw(
 ) -> None:
     """One window of one timeframe: close as a line, high to low as bars; prices [L, 4], hidden [L]."""
     bars = np.arange(len(truth))
-    for start in np.flatnonzero(hidden & ~np.roll(hidden, 1)):
+    for start in np.flatnonzero(hidden & ~np.append(False, hidden[:-1])):
         length = int(np.argmin(np.append(hidden[start:], False)))
         axis.axvspan(start - 0.5, start + length - 0.5, color=SHADE, zorder=0)
     axis.vlines(bars, truth[:, 2], truth[:, 1], color=TRUTH, alpha=0.35, linewidth=1.2)

@@ -36,6 +36,8 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
         f"  {dataset.name}: {len(source.train):,} training windows, {len(source.val):,} validation windows of "
         f"{' '.join(f'{name}×{length}' for name, length in dataset.seq_lens.items())}"
     )
+    if device.type == "cuda":
+        console.line(f"  batches are gathered on the {source.placement}: {source.reason}")
     console.line(f"  {parameter_count(model):,} parameters · {where} · {config.training.precision} · run {path}")
 
     steps_per_epoch = epoch_steps(config.training, source)
