@@ -19,7 +19,7 @@ def small(seq_lens: tuple[int, ...], **changes: Any) -> MaskedAutoencoder:
     settings: dict[str, Any] = {
         "d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_ratio": 2.0, "latent_stride": 4, "dropout": 0.0,
     }  # fmt: skip
-    bar_lengths = (1, 5, 15)[: len(seq_lens)]
+    bar_lengths = tuple(5**j for j in range(len(seq_lens)))
     return MaskedAutoencoder(F, seq_lens, bar_lengths, **(settings | changes))
 
 
