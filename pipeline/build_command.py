@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,7 +55,14 @@ def main(
         return
     for line in summarise(outcome):
         console.line(line)
-    console.line(f"Done in {console.since_start():.2f} s. Train on it: bin/train --config {config_path}")
+    words = [
+        "bin/train",
+        "--config",
+        config_path,
+        *overrides,
+        *(["--store", str(store)] if store != Path("store") else []),
+    ]
+    console.line(f"Done in {console.since_start():.2f} s. Train on it: {shlex.join(words)}")
 
 
 if __name__ == "__main__":

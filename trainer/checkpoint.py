@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -30,34 +30,34 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Read what `save_weights` wrote. Raises UserError when it is of another model."""
-    with safe_open(path, "pt") as file:
-        _copy(model.state_dict(), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    """Read what `save_weights` wrote. Raises UserError when it is damaged or of another model."""
+    tensors, _ = _read(path)
+    _copy(model.state_dict(), tensors, path)
 
 
-def save_checkpoint(
-    run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler, progress: Progress, dataset: str
-) -> None:
+def save_checkpoint(run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler, progress: Progress) -> None:
     """Everything needed to go on as if nothing had happened, in one file."""
     tensors = {name: tensor.contiguous() for name, tensor in _state(model, optimizer, scaler).items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "dataset": dataset}
+    metadata = {"progress": json.dumps(asdict(progress))}
     write_atomically(run / "last" / "checkpoint.safetensors", save(tensors, metadata))
 
 
-def load_checkpoint(run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler, dataset: str) -> Progress | None:
-    """Continue from the last checkpoint, if there is one. Raises UserError when it is of another model or dataset."""
+def load_checkpoint(run: Path, model: nn.Module, optimizer: AdamW, scaler: LossScaler) -> Progress | None:
+    """Continue from the last checkpoint, if there is one. Raises UserError when it is damaged or of another model."""
     path = run / "last" / "checkpoint.safetensors"
     if not path.exists():
         return None
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        if metadata["dataset"] != dataset:
-            raise UserError(
-                f"{path}: this run was trained on dataset {metadata['dataset']}, the store now has {dataset} under "
-                "that name; start a new run"
-            )
-        _copy(_state(model, optimizer, scaler), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    tensors, metadata = _read(path)
+    _copy(_state(model, optimizer, scaler), tensors, path)
     return Progress(**json.loads(metadata["progress"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it, or start a new run") from None
 
 
 def _state(model: nn.Module, optimizer: AdamW, scaler: LossScaler) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,18 @@ from trainer.runs import keep_metrics_until, write_json
 from trainer.tasks import Reconstruct
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run directory, the key of the dataset it trains on, and the bar that shows its progress."""
-
-    path: Path
-    dataset: str
-    bar: TrainingBar
-
-
 def train(
     config: TrainingConfig,
     source: WindowSource,
     task: Reconstruct,
     model: torch.nn.Module,
-    run: Run,
+    run: Path,
+    bar: TrainingBar,
     resume: bool,
     on_first_step: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train until `max_epochs` or until validation has not improved for `patience` epochs; returns the summary.
+    """Train into the directory `run` until `max_epochs` or until validation has not improved for
+    `patience` epochs; returns the summary.
 
     Deterministic in (configuration, dataset, device): a resumed run repeats what an uninterrupted one would have done.
     Raises UserError when there are fewer windows than a batch has, or when gradients stay non-finite.
@@ -49,8 +41,8 @@ def train(
     total_steps = steps_per_epoch * config.max_epochs
     optimizer = AdamW(model.named_parameters(), config.lr, config.weight_decay, (config.betas[0], config.betas[1]))
     scaler = LossScaler(config.precision == "fp16", source.device)
-    progress = (load_checkpoint(run.path, model, optimizer, scaler, run.dataset) if resume else None) or Progress()
-    metrics = run.path / "metrics.jsonl"
+    progress = (load_checkpoint(run, model, optimizer, scaler) if resume else None) or Progress()
+    metrics = run / "metrics.jsonl"
     keep_metrics_until(metrics, progress.step)
 
     model.train()
@@ -78,7 +70,7 @@ def train(
         progress.step += 1
         if progress.step == first_step + 1:
             on_first_step()
-        run.bar.step(progress.step)
+        bar.step(progress.step)
 
         end_of_epoch = batch + 1 == steps_per_epoch
         save = end_of_epoch or progress.step % config.checkpoint_every == 0
@@ -95,23 +87,23 @@ def train(
                 "windows_per_second": round(steps * config.batch_size * config.accumulate / seconds, 1),
             }
             append(metrics, record)
-            run.bar.show(record["loss"], record["windows_per_second"])
+            bar.show(record["loss"], record["windows_per_second"])
             check_skipped(config, record["skipped"] - skipped_before, steps)
             loss_sum, skipped_before = torch.zeros_like(loss_sum), record["skipped"]
             if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
-                with run.bar.validating() as advance:
+                with bar.validating() as advance:
                     baseline = baseline or task.baseline(source, advance)
                     validation = {**task.validate(model, source, advance), "last_value_loss": baseline}
                 append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
                 if validation["loss"] < progress.best_loss:
                     progress.best_loss, progress.best_step, progress.stale_epochs = validation["loss"], progress.step, 0
-                    save_weights(run.path / "best.safetensors", model)
+                    save_weights(run / "best.safetensors", model)
                 else:
                     progress.stale_epochs += 1
-                run.bar.result(progress.step, validation, progress.stale_epochs == 0)
+                bar.result(progress.step, validation, progress.stale_epochs == 0)
                 stopped = stops_early(config, progress)
             if save:
-                save_checkpoint(run.path, model, optimizer, scaler, progress, run.dataset)
+                save_checkpoint(run, model, optimizer, scaler, progress)
             logged_at, logged_step = time.perf_counter(), progress.step
 
     summary = {
@@ -122,7 +114,7 @@ def train(
         "stopped_early": stopped,
         "skipped_steps": int(optimizer.skipped),
     }
-    write_json(run.path / "summary.json", summary)
+    write_json(run / "summary.json", summary)
     return summary
 
 

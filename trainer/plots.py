@@ -75,4 +75,5 @@ def _draw(
     axis.set_xlim(-0.5, len(truth) - 0.5)
     axis.tick_params(labelsize=8)
     axis.set_xticks([])
+    axis.ticklabel_format(axis="y", useOffset=False)
     axis.spines[["top", "right"]].set_visible(False)

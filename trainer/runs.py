@@ -35,26 +35,33 @@ def run_directory(name: str, resume: bool) -> Path:
         number, path = number + 1, following
 
 
-def prepare_run(path: Path, config: Config, store: Path, dataset: Dataset, resume: bool) -> None:
-    """Make the run directory and save what the run is. Raises UserError when it holds another run."""
+def check_run(path: Path, config: Config, dataset: Dataset, resume: bool) -> None:
+    """Whether a run may begin in, or go on from, this directory. Raises UserError when it holds another run."""
     saved = path / "config.yaml"
-    if saved.exists():
-        if not resume:
-            raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
-        changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
-        if changed:
-            lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
-            raise UserError(
-                f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that"
-            )
+    if not saved.exists():
+        if resume:
+            raise UserError(f"{path}: no run to resume there")
         return
-    if resume:
-        raise UserError(f"{path}: no run to resume there")
+    if not resume:
+        raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
+    changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
+    if changed:
+        lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
+        raise UserError(f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that")
+    trained_on = json.loads((path / "dataset.json").read_text())["key"]
+    if trained_on != dataset.entry.key:
+        raise UserError(
+            f"{path}: the run was trained on dataset {trained_on}, but {dataset.name} is now {dataset.entry.key}: its "
+            "sources have changed. Start a new run"
+        )
+
+
+def record_run(path: Path, config: Config, store: Path, dataset: Dataset) -> None:
+    """Make the run directory and save what the run is; the configuration last, which makes it a run."""
     path.mkdir(parents=True, exist_ok=True)
-    described = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key}
-    (path / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
+    write_json(path / "dataset.json", {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key})
     header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
-    saved.write_text(f"{header}\n{config.dump()}")
+    write_atomically(path / "config.yaml", f"{header}\n{config.dump()}".encode())
 
 
 def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
@@ -70,8 +77,8 @@ def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
         words = ["bin/build-cache", "--config", str(run / "config.yaml")]
         words += ["--data-dir", dataset.data_dir, "--store", described["store"]]
         raise UserError(
-            f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Make "
-            f"it the old one again, which takes a moment:\n  {shlex.join(words)}"
+            f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Unless "
+            f"its sources have changed, this makes it the old one again in a moment:\n  {shlex.join(words)}"
         )
     return parse_trainer(config), dataset
 

@@ -1,6 +1,7 @@
 """One training session: from an open dataset to the summary, with the start explained line by line."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,22 +9,35 @@ import torch
 from cache.console import Console
 from cache.reader import Dataset
 from configs.errors import UserError
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, TrainingConfig
 from trainer.data import WindowSource
-from trainer.loop import Run, epoch_steps, train
+from trainer.loop import epoch_steps, train
 from trainer.model import parameter_count
 from trainer.progress import TrainingBar
 from trainer.runs import describe, write_json
-from trainer.tasks import reconstruct_task
+from trainer.tasks import Reconstruct, reconstruct_task
 
 
-def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: bool, console: Console) -> None:
-    """Train on a dataset into the run directory `path`."""
+@dataclass(frozen=True)
+class Session:
+    """A run that is ready to begin."""
+
+    config: TrainingConfig
+    source: WindowSource
+    task: Reconstruct
+    model: torch.nn.Module
+    steps_per_epoch: int
+
+
+def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> Session:
+    """Map the windows and build the model. Raises UserError for settings that cannot work on this data or machine."""
+    training = config.training
     with console.phase("map windows"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if config.training.precision == "fp16" and device.type == "cpu":
+        if training.precision == "fp16" and device.type == "cpu":
             raise UserError("training.precision = fp16 needs a CUDA GPU, and there is none; use fp32 or bf16")
         source = WindowSource(dataset, device)
+        steps_per_epoch = epoch_steps(training, source)
     with console.phase("build model"):
         task = reconstruct_task(config, dataset)
         try:
@@ -38,21 +52,23 @@ def run_session(config: TrainerConfig, dataset: Dataset, path: Path, resume: boo
     )
     if device.type == "cuda":
         console.line(f"  batches are gathered on the {source.placement}: {source.reason}")
-    console.line(f"  {parameter_count(model):,} parameters · {where} · {config.training.precision} · run {path}")
+    console.line(f"  {parameter_count(model):,} parameters · {where} · {training.precision}")
+    return Session(training, source, task, model, steps_per_epoch)
 
-    steps_per_epoch = epoch_steps(config.training, source)
-    bar = TrainingBar(console, steps_per_epoch, config.training.max_epochs)
-    with bar, ExitStack() as until_first_step:
+
+def run_session(session: Session, path: Path, resume: bool, console: Console) -> None:
+    """Train into the run directory `path`."""
+    config, source = session.config, session.source
+    with TrainingBar(console, session.steps_per_epoch, config.max_epochs) as bar, ExitStack() as until_first_step:
         until_first_step.enter_context(console.phase("first step"))
 
         def on_first_step() -> None:
-            if device.type == "cuda":
+            if source.device.type == "cuda":
                 torch.cuda.synchronize()
             until_first_step.close()
             seconds = console.since_start()
             console.line(f"  {seconds:.2f} s from process start to the first step")
             write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-        run = Run(path, dataset.entry.key, bar)
-        summary = train(config.training, source, task, model, run, resume, on_first_step)
+        summary = train(config, source, session.task, session.model, path, bar, resume, on_first_step)
     console.line(f"Done: {describe(summary)}. Look at it: bin/evaluate {path}")

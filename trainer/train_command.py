@@ -13,7 +13,7 @@ from cache.recipe import Recipe
 from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
-from trainer.runs import describe, prepare_run, run_directory
+from trainer.runs import check_run, describe, record_run, run_directory
 
 
 @command(
@@ -62,7 +62,7 @@ def main(
     with console.phase("open store"):
         dataset = open_checked(store, recipe, config)
         path = run or run_directory(recipe.name, resume)
-        prepare_run(path, config, store, dataset, resume)
+        check_run(path, config, dataset, resume)
     if resume and (path / "summary.json").exists():
         summary = json.loads((path / "summary.json").read_text())
         console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
@@ -70,10 +70,14 @@ def main(
     with console.phase("import torch"):
         import torch  # noqa: F401 - here, so that its seconds are told apart
 
-    from trainer.session import run_session  # after torch, which it loads
+    from trainer.session import open_session, run_session  # after torch, which it loads
 
+    session = open_session(trainer, dataset, console)
+    if not resume:
+        record_run(path, config, store, dataset)
+    console.line(f"  run {path}")
     try:
-        run_session(trainer, dataset, path, resume, console)
+        run_session(session, path, resume, console)
     except KeyboardInterrupt:
         words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store), "--run", str(path)]
         raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)} --resume") from None

@@ -111,7 +111,7 @@ def long_run(price_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def workplace(test_store: Path, tmp_path: Path) -> Path:
+def elsewhere(test_store: Path, tmp_path: Path) -> Path:
     """A folder to work in, with the store where commands look for it."""
     (tmp_path / "store").symlink_to(test_store)
     return tmp_path
@@ -239,9 +239,9 @@ def test_the_trainer_imports_nothing_heavy():
     assert not HEAVY & loaded
 
 
-def test_nothing_is_silent_for_long(workplace: Path):
+def test_nothing_is_silent_for_long(elsewhere: Path):
     small = ("training.steps_per_epoch=1", "training.max_epochs=1", "training.val_windows=5518", "model.d_model=48")
-    pieces = watch(workplace, command("train", *TEST, *small))
+    pieces = watch(elsewhere, command("train", *TEST, *small))
     text = "".join(piece for _, piece in pieces)
     assert text.startswith("Training with configs/test.yaml\n")
     starts = [at for at, piece in pieces if "first step" in piece]
@@ -359,6 +359,18 @@ def test_a_finished_run_is_left_as_it_is(long_run: Path, price_store: Path):
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path):
+    for rows in ("20000", "20001"):
+        assert run(tmp_path, command("simulate", "--out", "data", "--rows", rows)).returncode == 0
+        assert run(tmp_path, command("build-cache", *TEST, "--data-dir", "data")).returncode == 0
+        if rows == "20000":
+            train(tmp_path, "--fast-dev-run", "--run", "run")
+    message = failure(tmp_path, *TEST, "--fast-dev-run", "--run", "run", "--resume")
+    assert re.search(
+        r"run: the run was trained on dataset \w{32}, but test is now \w{32}: its sources have changed", message
+    )
+
+
 def test_a_run_is_not_overwritten(long_run: Path, price_store: Path):
     before = (long_run / "config.yaml").stat().st_mtime_ns
     options = (*TEST, "--store", price_store, "--run", long_run)
@@ -374,11 +386,11 @@ def test_a_run_is_not_overwritten(long_run: Path, price_store: Path):
     assert not (long_run.parent / "none").exists()
 
 
-def test_runs_are_numbered_and_short_options_and_precisions_work(workplace: Path):
+def test_runs_are_numbered_and_short_options_and_precisions_work(elsewhere: Path):
     """From a working directory that is not the project's."""
-    output = train(workplace, "--fast-dev-run")
+    output = train(elsewhere, "--fast-dev-run")
     assert "run runs/test\n" in output
-    first = workplace / "runs" / "test"
+    first = elsewhere / "runs" / "test"
     assert [(record["kind"], record["step"]) for record in metrics(first)] == [
         ("train", 1),
         ("val", 1),
@@ -390,8 +402,8 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(workplace: Path
     assert (first / "last" / "checkpoint.safetensors").exists()
 
     # the same windows in two halves: the first loss, of an untrained model, differs by how hidden bars are averaged
-    output = train(workplace, "--fast-dev-run", "--batch-size", "8", "training.accumulate=2")
-    second = workplace / "runs" / "test-2"
+    output = train(elsewhere, "--fast-dev-run", "--batch-size", "8", "training.accumulate=2")
+    second = elsewhere / "runs" / "test-2"
     assert "run runs/test-2\n" in output
     whole, halves = of_kind(first, "train"), of_kind(second, "train")
     assert [record["step"] for record in halves] == [1, 2, 3]
@@ -401,9 +413,9 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(workplace: Path
     assert of_kind(second, "val")[-1]["loss"] == pytest.approx(of_kind(first, "val")[-1]["loss"], rel=0.02)
 
     short = ("--max-epochs", "2", "--batch-size", "16", "training.steps_per_epoch=2", "training.val_windows=16")
-    output = train(workplace, *short, "training.precision=bf16")
-    third = workplace / "runs" / "test-3"
-    assert "· bf16 · run runs/test-3\n" in output
+    output = train(elsewhere, *short, "training.precision=bf16")
+    third = elsewhere / "runs" / "test-3"
+    assert "· bf16\n  run runs/test-3\n" in output
     saved = yaml.safe_load((third / "config.yaml").read_text())["training"]
     assert (saved["max_epochs"], saved["batch_size"], saved["precision"]) == (2, 16, "bf16")
     assert (summary(third)["steps"], summary(third)["epochs"]) == (4, 2)
@@ -414,9 +426,9 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(workplace: Path
     assert grad_norm != whole[0]["grad_norm"]
 
     # without --run the newest run is the one to continue
-    output = train(workplace, *short, "training.precision=bf16", "--resume")
+    output = train(elsewhere, *short, "training.precision=bf16", "--resume")
     assert "The run runs/test-3 has finished: 4 steps" in output
-    assert {path.name for path in (workplace / "runs").iterdir()} == {"test", "test-2", "test-3"}
+    assert {path.name for path in (elsewhere / "runs").iterdir()} == {"test", "test-2", "test-3"}
 
 
 @pytest.mark.parametrize(
@@ -445,6 +457,7 @@ def test_what_cannot_be_trained_ends_with_1(
         main([*TEST, *overrides, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"\nerror: {message}")
+    assert not (tmp_path / "run").exists()  # a start that failed does not take the name
 
 
 def test_training_stops_when_validation_does_not_improve(
@@ -515,9 +528,9 @@ def test_another_recipe_names_what_differs_and_the_command_that_mends_it(test_st
         ),
     ],
 )
-def test_wrong_configurations_end_with_1(workplace: Path, arguments: list[str], message: str):
-    assert f"error: {message}" in failure(workplace, *TEST, *arguments)
-    assert not (workplace / "runs").exists()
+def test_wrong_configurations_end_with_1(elsewhere: Path, arguments: list[str], message: str):
+    assert f"error: {message}" in failure(elsewhere, *TEST, *arguments)
+    assert not (elsewhere / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,11 @@ class Trained:
         }
         return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
-    def save(self, run: Path, progress: Progress, dataset: str = "d1") -> None:
-        save_checkpoint(run, self.model, self.optimizer, self.scaler, progress, dataset)
+    def save(self, run: Path, progress: Progress) -> None:
+        save_checkpoint(run, self.model, self.optimizer, self.scaler, progress)
 
-    def load(self, run: Path, dataset: str = "d1") -> Progress | None:
-        return load_checkpoint(run, self.model, self.optimizer, self.scaler, dataset)
+    def load(self, run: Path) -> Progress | None:
+        return load_checkpoint(run, self.model, self.optimizer, self.scaler)
 
 
 def parse_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -119,14 +119,13 @@ def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path):
 
 def test_files_hold_numbers_and_text_only(tmp_path: Path):
     trained = Trained(5)
-    trained.save(tmp_path, Progress(5, 0.5, 4, 0), "some key")
+    trained.save(tmp_path, Progress(5, 0.5, 4, 0))
     save_weights(tmp_path / "best.safetensors", trained.model)
 
     arrays, metadata = parse_safetensors(tmp_path / "last" / "checkpoint.safetensors")
     assert arrays.keys() == trained.state().keys()
     for name, tensor in trained.state().items():
         np.testing.assert_array_equal(arrays[name], tensor.detach().numpy())
-    assert metadata["dataset"] == "some key"
     assert json.loads(metadata["progress"]) == {"step": 5, "best_loss": 0.5, "best_step": 4, "stale_epochs": 0}
 
     arrays, metadata = parse_safetensors(tmp_path / "best.safetensors")
@@ -172,11 +171,15 @@ def test_another_model_is_refused_and_nothing_is_changed(tmp_path: Path):
         load_weights(tmp_path / "best.safetensors", nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)))
 
 
-def test_another_dataset_is_refused(tmp_path: Path):
-    Trained(3).save(tmp_path, Progress(step=3), "d1")
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_a_truncated_file_is_named(tmp_path: Path, kept: int):
+    trained = Trained(3)
+    trained.save(tmp_path, Progress(step=3))
+    path = tmp_path / "last" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError) as error:
-        Trained(0).load(tmp_path, "d2")
-    assert re.search(r"was trained on dataset d1, the store now has d2 .*start a new run", str(error.value))
+        Trained(0).load(tmp_path)
+    assert re.fullmatch(rf"{re.escape(str(path))}: damaged \(.*\); delete it, or start a new run", str(error.value))
 
 
 @contextmanager
