@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cache.console import HELP_OPTIONS, command, examples
+from cache.console import HELP_OPTIONS, command, examples, run
 from cache.reader import Dataset, Entry, StoreError, open_dataset, open_entry, read_ref, ref_names
 from cache.stats import Stats, inputs, store_stats
 from cache.timeframes import format_time
@@ -199,4 +199,4 @@ def _print_json(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/cache")
+    run(main, "bin/cache")

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from cache.recipe import BarsSource
 from cache.timeframes import format_time, timeframe_ns
 from configs.errors import UserError
-from pipeline import kernels
 from pipeline.sessions import day_boundaries
 
 BLOCK_ROWS = 131_072
@@ -32,18 +31,6 @@ _ALIASES = {
 }
 _EPOCH_UNITS = ((10**11, "s", 10**9), (10**14, "ms", 10**6), (10**17, "us", 10**3), (2**63, "ns", 1))
 _YEAR_1971_NS = 365 * 86400 * 10**9
-_FAULTS = {
-    1: "is not a finite number",
-    2: "is not positive",
-    3: "is below the bar's open or close",
-    4: "is above the bar's open or close",
-    5: "repeats the time of the row before",
-    6: "is earlier than the row before",
-}
-_FAULT_REMEDY = {
-    5: "remove the duplicate",
-    6: "sort the file by time",
-}
 
 
 class SourceError(UserError):
@@ -110,7 +97,8 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise SourceError(f"{path}: column {name} holds {kind}, not numbers; store prices as float64")
-    previous = previous_close = np.iinfo(np.int64).min
+    previous: int | None = None
+    previous_close = np.iinfo(np.int64).min
     row = 0
     try:
         for batch in file.iter_batches(BLOCK_ROWS, columns=names):
@@ -122,14 +110,12 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
                     )
             label = _time_ns(batch.column(names[0]), path, names[0], row, source, recognised.epoch_unit)
             prices = [_numpy(batch.column(name), pa.float64()) for name in names[1:]]
-            ohlc = np.empty((len(label), 4))
-            fault, at, column = kernels.pack_and_check(label, *prices, previous, ohlc)
+            ohlc = np.stack(prices, axis=1)
+            fault = first_fault(label, ohlc, previous)
             if fault:
-                value = format_time(label[at]) if column == 0 else prices[column - 1][at]
-                remedy = _FAULT_REMEDY.get(fault, "correct or remove the row")
-                raise SourceError(
-                    f"{path}: column {names[column]}, row {row + at:,}: {value} {_FAULTS[fault]}; {remedy}"
-                )
+                at, column, what, remedy = fault
+                value = format_time(label[at]) if column == 0 else ohlc[at, column - 1]
+                raise SourceError(f"{path}: column {names[column]}, row {row + at:,}: {value} {what}; {remedy}")
             open_time, close_time = bar_times(label, source, timeframe)
             overlapping = np.flatnonzero(open_time < np.append(previous_close, close_time[:-1]))
             if len(overlapping):
@@ -209,6 +195,33 @@ def bar_times(
         return bounds[np.searchsorted(bounds, label, side="left") - 1], label
     length = timeframe_ns(timeframe)
     return (label, label + length) if source.label == "left" else (label - length, label)
+
+
+def first_fault(
+    label: NDArray[np.int64], ohlc: NDArray[np.float64], previous: int | None
+) -> tuple[int, int, str, str] | None:
+    """The first row of a block that cannot be true: (row, column, what is wrong, remedy), or None.
+
+    label int64 [n] and ohlc float64 [n, 4]; `previous` is the label before the block, if any. Column 0 is the time, 1
+    to 4 are open, high, low and close.
+    """
+    open_, high, low, close = ohlc.T
+    step = np.diff(label, prepend=label[0] - 1 if previous is None else previous)
+    remove = "correct or remove the row"
+    checks = [
+        (step < 0, 0, "is earlier than the row before", "sort the file by time"),
+        (step == 0, 0, "repeats the time of the row before", "remove the duplicate"),
+        *((~np.isfinite(ohlc[:, k]), k + 1, "is not a finite number", remove) for k in range(4)),
+        *((ohlc[:, k] <= 0, k + 1, "is not positive", remove) for k in range(4)),
+        (high < np.maximum(open_, close), 2, "is below the bar's open or close", remove),
+        (low > np.minimum(open_, close), 3, "is above the bar's open or close", remove),
+    ]
+    faults = [(int(bad.argmax()), order) for order, (bad, *_) in enumerate(checks) if bad.any()]
+    if not faults:
+        return None
+    at, order = min(faults)
+    _, column, what, remedy = checks[order]
+    return at, column, what, remedy
 
 
 def _only(path: Path, role: str, candidates: list[str], names: list[str]) -> str:

@@ -11,6 +11,7 @@ from cache.keys import canonical_json, source_md5
 from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry, read_ref
 from cache.recipe import Recipe
 from cache.writer import write_json
+from pipeline import kernels
 from pipeline.bars import SourceError, find_files
 from pipeline.execute import build_node
 from pipeline.plan import Node, Plan, SourceFile, make_plan
@@ -95,6 +96,7 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
             return build_node(node, recipe, store, advance)
 
         try:
+            pool.submit(kernels.load)  # beside the first parsing, which needs none
             for node in nodes:
                 made[node.components.key] = pool.submit(make, node, [made[key] for key in node.needs if key in made])
             for node in nodes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cache.console import Console, command, examples
+from cache.console import Console, command, examples, run
 from cache.recipe import Recipe
 from configs.loader import load_config
 
@@ -66,4 +66,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/build-cache")
+    run(main, "bin/build-cache")

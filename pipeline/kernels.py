@@ -11,26 +11,6 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
-def pack_and_check(label, open_, high, low, close, previous, ohlc):
-    """Copy four columns [n] into `ohlc` [n, 4]; returns (fault, row, column) of the first bad row, or zeros."""
-    for i in range(len(label)):
-        if label[i] <= previous:
-            return (5 if label[i] == previous else 6), i, 0
-        previous = label[i]
-        ohlc[i, 0], ohlc[i, 1], ohlc[i, 2], ohlc[i, 3] = open_[i], high[i], low[i], close[i]
-        for k in range(4):
-            if not np.isfinite(ohlc[i, k]):
-                return 1, i, k + 1
-            if ohlc[i, k] <= 0.0:
-                return 2, i, k + 1
-        if high[i] < max(open_[i], close[i]):
-            return 3, i, 2
-        if low[i] > min(open_[i], close[i]):
-            return 4, i, 3
-    return 0, 0, 0
-
-
-@numba.njit(cache=True, nogil=True)
 def aggregate(open_time, close_time, ohlc, bounds, prices, closed, out_open, out_close, out_ohlc):
     """Aggregate base bars [n] into the buckets [bounds[k], bounds[k+1]) that their open times fall into.
 
@@ -187,3 +167,27 @@ def normalise(values, mean, std, train, out, sums, squares):
             if i < train:
                 sums[k] += out[i, k]
                 squares[k] += np.float64(out[i, k]) ** 2
+
+
+def load() -> None:
+    """Call every kernel once on next to nothing, so that they are loaded (or, the first time, compiled) by now."""
+    times, rows = np.arange(2, dtype=np.int64), np.ones((1, 4))
+    wide, counts, moment = np.empty((1, 6)), np.zeros((1, 3), np.int64), np.ones(6)
+    bounds, ends = np.array([0, 1], np.int64), np.zeros((1, 1), np.int32)
+    aggregate(
+        times[:1],
+        times[1:],
+        rows,
+        bounds,
+        rows[0].copy(),
+        times[:1].copy(),
+        times[:1].copy(),
+        times[:1].copy(),
+        rows.copy(),
+    )
+    count_completed(times[:1], times, times, times.copy(), ends)
+    select_windows(times[:1], times[1:], 0, 0, 1, times[1:], times, times, times, 0.0, ends, counts, times.copy())
+    price_features(rows, 1.0, wide)
+    return_features(rows, 1.0, wide)
+    moments(wide, moment.copy(), moment.copy())
+    normalise(wide, moment, moment, 0, wide.astype(np.float32), moment.copy(), moment.copy())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from cache.console import Console, command, examples
+from cache.console import Console, command, examples, run
 from cache.recipe import BarsSource
 from cache.timeframes import timeframe_ns
 from configs.errors import UserError
@@ -129,4 +129,4 @@ def _columns(bars: Iterable["Block"], what: str) -> Iterator[tuple[NDArray[np.in
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/resample")
+    run(main, "bin/resample")

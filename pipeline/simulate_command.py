@@ -8,7 +8,7 @@ import click
 import numpy as np
 import pyarrow.parquet as pq
 
-from cache.console import Console, command, examples
+from cache.console import Console, command, examples, run
 from pipeline.simulate import MAX_ROWS, simulate_bars
 
 FILE_NAME = "simfx_m1.parquet"
@@ -72,4 +72,4 @@ def _first_and_last(path: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/simulate")
+    run(main, "bin/simulate")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cache.console import Console, command, examples
+from cache.console import Console, command, examples, run
 from configs.errors import UserError
 from trainer.runs import open_run
 
@@ -87,4 +87,4 @@ def _r(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/evaluate")
+    run(main, "bin/evaluate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cache.console import Console, command, examples
+from cache.console import Console, command, examples, run
 from cache.reader import Dataset, StoreError, open_dataset
 from cache.recipe import Recipe
 from configs.errors import UserError
@@ -100,4 +100,4 @@ def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
 
 
 if __name__ == "__main__":
-    main(prog_name="bin/train")
+    run(main, "bin/train")

@@ -30,7 +30,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (mine,) = (block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "name: mine" in block)
     (checkout / "configs/mine.yaml").write_text(mine)
     bars = checkout.parent / "home" / "bars"
-    subprocess.run([ROOT / "bin/simulate", "--out", bars, "--rows", "200000"], check=True, capture_output=True)
+    subprocess.run([ROOT / "bin/simulate", "--out", bars, "--rows", "100000"], check=True, capture_output=True)
     (bars / "simfx_m1.parquet").rename(bars / "eurusd_m1.parquet")
     if REAL_BARS.is_dir():
         (checkout.parent / "shared").symlink_to(ROOT.parent / "shared")
@@ -75,4 +75,4 @@ def test_the_demo_and_its_second_run(checkout: Path) -> None:
 def test_the_python_of_the_format_reads_a_store(checkout: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/format.md").read_text(), re.DOTALL)
     printed = run(f"{ROOT / '.venv/bin/python'} - <<'CODE'\n{code}\nCODE", checkout)
-    assert printed.count("[") == 49  # 48 bars of the demo, each a row of the printed array
+    assert printed.count("[") == 65  # 64 bars, each a row of the printed array

@@ -265,7 +265,7 @@ def test_the_table_shows_every_score():
     assert "12,345 validation windows" in lines[0]
     text = "\n".join(lines)
     assert all(word in text for word in ("level", "log-return", "log-range", "MSE", "MAE", "RMSE"))
-    rows = [line.split() for line in lines[3:]]
+    rows = [line.split() for line in lines[3:-1]]
     assert rows == [
         ["m1", "(67,890", "hidden", "bars)"],
         ["model", "0.1250", "0.5000", "-0.2500", "4.1250", "2.1250", "3.1250"],
