@@ -30,11 +30,11 @@ RIVALS = ("np.searchsorted", "pandas.merge_asof")
 def merge_blocks(closes: Closes, whole: Ends | None = None) -> Iterator[Ends]:
     base, *others = closes
     flat, offsets = np.concatenate(others), np.cumsum([0, *map(len, others)])
-    pointers = np.zeros(len(closes), np.int64)
+    pointers, skipped = np.zeros(len(closes), np.int64), np.zeros(len(others), np.int64)
     for start in range(0, len(base), BLOCK_ROWS):
         block = base[start : start + BLOCK_ROWS]
         ends = np.empty((len(block), len(closes)), np.int32) if whole is None else whole[start : start + BLOCK_ROWS]
-        kernels.count_completed(block, flat, offsets, pointers, ends)
+        kernels.count_completed(block, flat, offsets, skipped, pointers, ends)
         yield ends
 
 

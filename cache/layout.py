@@ -4,8 +4,9 @@
     <group>/<array>/zarr.json         shape, dtype, codecs, dimension names
     <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
 
-Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. The metadata is written by
-zarr-python and the body by us, because appending to one shard through Zarr rewrites it every time.
+Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. All of it is written by us:
+the body because appending to one shard through zarr-python rewrites it every time, the metadata because importing and
+calling zarr-python takes longer than hashing the bodies. The tests read it with zarr-python, tensorstore and xarray.
 """
 
 from collections.abc import Mapping
@@ -75,3 +76,31 @@ def shard_index(rows: int, row_bytes: int) -> bytes:
     count = padded_rows(rows) // chunk_rows(rows)
     index = np.stack([np.arange(count, dtype="<u8") * size, np.full(count, size, "<u8")], axis=1).tobytes()
     return index + int(google_crc32c.value(index)).to_bytes(4, "little")
+
+
+def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
+    """`zarr.json` of an array, as the Zarr v3 specification and its sharding codec define it."""
+    little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": [chunk_rows(rows), *spec.columns],
+        "codecs": [little_endian],
+        "index_codecs": [little_endian, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, *spec.columns],
+        "data_type": np.dtype(spec.dtype).name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [padded_rows(rows), *spec.columns]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN" if np.isnan(spec.fill_value) else spec.fill_value,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": list(spec.dims),
+        "attributes": dict(spec.attributes),
+    }
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """`zarr.json` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

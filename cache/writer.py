@@ -1,6 +1,7 @@
 """Writes one entry: into a temporary sibling directory, synced, then renamed. Readers never see part of it."""
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -13,11 +14,20 @@ from typing import Any
 
 import filelock
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cache.keys import Components
-from cache.layout import FORMAT, VERSION, ArraySpec, body_path, chunk_rows, padded_rows, shard_bytes, shard_index
+from cache.layout import (
+    FORMAT,
+    VERSION,
+    ArraySpec,
+    array_metadata,
+    body_path,
+    group_metadata,
+    padded_rows,
+    shard_bytes,
+    shard_index,
+)
 from cache.reader import entry_exists, entry_path
 
 
@@ -90,41 +100,22 @@ class EntryWriter:
         """Finish all arrays, write the metadata, the manifest last, and make the entry visible."""
         arrays = {writer.spec.name: writer.finish() for writer in self._arrays}
         for writer in self._arrays:
-            spec, rows = writer.spec, writer.rows
-            zarr.create_array(
-                self._temporary / spec.name,
-                shape=(rows, *spec.columns),
-                dtype=spec.dtype,
-                chunks=(chunk_rows(rows), *spec.columns),
-                shards=(padded_rows(rows), *spec.columns),
-                compressors=None,
-                filters=None,
-                fill_value=spec.fill_value,
-                dimension_names=spec.dims,
-                attributes=dict(spec.attributes),
-            )
-        zarr.create_group(
-            self._temporary,
-            attributes={
-                "format": FORMAT,
-                "stage": self.components.stage,
-                "stage_version": self.components.version,
-                "key": self.components.key,
-                "components": self.components.as_dict(),
-                "arrays": arrays,
-                **details,
-                "built": {
-                    "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - self._began, 3),
-                    "by": {
-                        "headstart": VERSION,
-                        "python": sys.version.split()[0],
-                        "numpy": np.__version__,
-                        "zarr": zarr.__version__,
-                    },
-                },
+            _write_metadata(self._temporary / writer.spec.name, array_metadata(writer.spec, writer.rows))
+        manifest = {
+            "format": FORMAT,
+            "stage": self.components.stage,
+            "stage_version": self.components.version,
+            "key": self.components.key,
+            "components": self.components.as_dict(),
+            "arrays": arrays,
+            **details,
+            "built": {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - self._began, 3),
+                "by": {"headstart": VERSION, "python": sys.version.split()[0], "numpy": np.__version__},
             },
-        )
+        }
+        _write_metadata(self._temporary, group_metadata(manifest))
         for path in [*self._temporary.rglob("*"), self._temporary]:
             if path.is_dir() or path.name == "zarr.json":  # the bodies are synced already
                 _sync(path)
@@ -164,6 +155,10 @@ def write_json(path: Path, text: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
+    (directory / "zarr.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _sync(path: Path) -> None:

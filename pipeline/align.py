@@ -14,8 +14,10 @@ from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from configs.errors import UserError
 from pipeline import kernels
+from pipeline.bars import BLOCK_ROWS
 from pipeline.series import BarSeries
 
+_NONE = np.empty(0, np.int64)
 RULES = ("history", "staleness", "coverage")
 
 
@@ -43,10 +45,6 @@ def align(
     `bars` holds one series a timeframe, the base first; `dropped` is filled on the way.
     """
     base, *others = (bars[name] for name in recipe.timeframes)
-    flat_close = np.concatenate(
-        [np.empty(0, np.int64), *(series.rows("close_time", 0, len(series)) for series in others)]
-    )
-    offsets = np.cumsum([0, *map(len, others)])
     pointers = np.zeros(len(recipe.timeframes), np.int64)
     seq_lens = np.array(list(recipe.seq_lens.values()), np.int64)
     unlimited = str(10**6) + "w"
@@ -57,7 +55,10 @@ def align(
         base_open = base.rows("open_time", start - lookback, stop)
         base_close = base.rows("close_time", start - lookback, stop)
         ends = np.empty((stop - start, len(recipe.timeframes)), np.int32)
-        kernels.count_completed(base_close[lookback:], flat_close, offsets, pointers, ends)
+        skipped = np.maximum(pointers[1:] - 1, 0)  # the bar before may be the window's last
+        closes = [_closes(series, int(at), int(base_close[-1])) for series, at in zip(others, skipped, strict=True)]
+        flat_close, offsets = np.concatenate([_NONE, *closes]), np.cumsum([0, *map(len, closes)])
+        kernels.count_completed(base_close[lookback:], flat_close, offsets, skipped, pointers, ends)
         keep = np.empty(len(ends), np.int64)
         kept = kernels.select_windows(
             base_open,
@@ -68,6 +69,7 @@ def align(
             seq_lens,
             flat_close,
             offsets,
+            skipped,
             staleness,
             recipe.window.min_coverage,
             ends,
@@ -80,6 +82,16 @@ def align(
             yield ends, base_close[lookback:]
         elif kept:
             yield ends[keep[:kept]], base_close[lookback:][keep[:kept]]
+
+
+def _closes(series: BarSeries, start: int, until: int) -> NDArray[np.int64]:
+    """Close times from row `start` on, at least all those at or before `until`."""
+    parts = [_NONE]
+    for at in range(start, len(series), BLOCK_ROWS // 4):
+        parts.append(series.rows("close_time", at, min(at + BLOCK_ROWS // 4, len(series))))
+        if parts[-1][-1] > until:
+            break
+    return np.concatenate(parts)
 
 
 def explain_empty(dropped: Dropped, recipe: Recipe, bars: Mapping[str, BarSeries]) -> UserError:

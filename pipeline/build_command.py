@@ -36,7 +36,7 @@ def main(
     console = Console(sys.stderr if as_json else sys.stdout)
     recipe = load_config(config_path, overrides).parse("data", Recipe)
     console.line(f"Building {recipe.name} into {store}")
-    with console.phase("import pyarrow, numba, zarr"):
+    with console.phase("import pyarrow, numba"):
         from pipeline.build import build  # after the first line, so that nobody waits in silence
         from pipeline.summary import summarise
     outcome = build(recipe, data_dir, store, workers or os.cpu_count() or 1, console)

@@ -38,19 +38,19 @@ def aggregate(open_time, close_time, ohlc, bounds, prices, closed, out_open, out
 
 
 @numba.njit(cache=True, nogil=True)
-def count_completed(base_close, flat_close, offsets, pointers, ends):
+def count_completed(base_close, flat_close, offsets, skipped, pointers, ends):
     """For every decision time the number of completed bars of every timeframe, by a merge of sorted times.
 
-    base_close [n] are decision times; the close times of the other timeframes lie end to end in flat_close, those of
-    stream j in [offsets[j-1], offsets[j]). `pointers` int64 [S] carries the merge from block to block; ends int32
-    [n, S] receives #{close_j <= t}. Stream 0 is the base itself.
+    base_close [n] are decision times; close times of the other timeframes lie end to end in flat_close, those of stream
+    j from its row skipped[j-1] on in [offsets[j-1], offsets[j]). `pointers` int64 [S] carries the merge from block to
+    block; ends int32 [n, S] receives #{close_j <= t}. Stream 0 is the base itself.
     """
     streams = ends.shape[1]
     for i in range(len(base_close)):
         pointers[0] += 1
         ends[i, 0] = pointers[0]
     for j in range(1, streams):
-        start, stop = offsets[j - 1], offsets[j]
+        start, stop = offsets[j - 1] - skipped[j - 1], offsets[j]
         p = start + pointers[j]
         for i in range(len(base_close)):
             while p < stop and flat_close[p] <= base_close[i]:
@@ -69,6 +69,7 @@ def select_windows(
     seq_lens,
     flat_close,
     offsets,
+    skipped,
     staleness,
     coverage,
     ends,
@@ -99,7 +100,9 @@ def select_windows(
             if ends[i, j] < seq_lens[j]:
                 dropped[j, 0] += 1
                 good = False
-            elif j > 0 and base_close[row] - flat_close[offsets[j - 1] + ends[i, j] - 1] > staleness[j]:
+            elif (
+                j > 0 and base_close[row] - flat_close[offsets[j - 1] - skipped[j - 1] + ends[i, j] - 1] > staleness[j]
+            ):
                 dropped[j, 1] += 1
                 good = False
         if ends[i, 0] >= length and covered < coverage * (base_close[row] - base_open[row - length + 1]):
@@ -185,8 +188,10 @@ def load() -> None:
         times[:1].copy(),
         rows.copy(),
     )
-    count_completed(times[:1], times, times, times.copy(), ends)
-    select_windows(times[:1], times[1:], 0, 0, 1, times[1:], times, times, times, 0.0, ends, counts, times.copy())
+    count_completed(times[:1], times, times, times, times.copy(), ends)
+    select_windows(
+        times[:1], times[1:], 0, 0, 1, times[1:], times, times, times, times, 0.0, ends, counts, times.copy()
+    )
     price_features(rows, 1.0, wide)
     return_features(rows, 1.0, wide)
     moments(wide, moment.copy(), moment.copy())

@@ -154,7 +154,7 @@ def test_slicing_by_label_would_be_caught(tmp_path: Path, minutes: pd.DataFrame,
     """The usual shortcut: of every timeframe the bars labelled before t, the unfinished one included."""
     lengths = [5 * MINUTE, HOUR, 24 * HOUR]
 
-    def count_labels(base_close, flat_close, offsets, pointers, ends):
+    def count_labels(base_close, flat_close, offsets, skipped, pointers, ends):
         ends[:, 0] = pointers[0] + 1 + np.arange(len(base_close))
         pointers[0] += len(base_close)
         for column, length in enumerate(lengths):

@@ -140,7 +140,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert manifest == entry.manifest
     built = manifest.pop("built")
     assert set(built) == {"at", "seconds", "by"}
-    assert built["by"]["zarr"] == zarr.__version__
+    assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
         "format": "headstart/1",
@@ -154,14 +154,12 @@ def test_the_manifest_says_everything(tmp_path: Path):
 
 
 @pytest.mark.parametrize("at", ["before", "after"])
-def test_an_exception_leaves_nothing(tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch):
-    if at == "after":
-        monkeypatch.setattr(zarr, "create_group", None)  # publish fails at the manifest
-    with pytest.raises((ZeroDivisionError, TypeError)), EntryWriter(tmp_path, COMPONENTS) as entry:
+def test_an_exception_leaves_nothing(tmp_path: Path, at: str):
+    with pytest.raises((ZeroDivisionError, ValueError)), EntryWriter(tmp_path, COMPONENTS) as entry:
         entry.array(TIME).append(times(5))
         if at == "before":
             raise ZeroDivisionError
-        entry.publish()
+        entry.publish(detail=float("nan"))  # JSON has none: fails at the manifest, after all else is written
     assert list((tmp_path / "bars").iterdir()) == []
 
 
