@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cache.files import write_atomically
 
 # The file system's clock may lag behind the process's; a file changed this recently is hashed again next time.
 _SETTLED_NS = 50_000_000
@@ -63,16 +63,6 @@ def source_md5(path: Path, memo_dir: Path) -> str:
     digest = file_md5(path)
     after = path.stat()
     if [str(path), after.st_size, after.st_mtime_ns, after.st_ino] == identity:
-        _remember(memo, {"file": identity, "hashed_at_ns": hashed_at_ns, "md5": digest})
-    return digest
-
-
-def _remember(memo: Path, record: dict[str, Any]) -> None:
-    temporary = memo.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(canonical_json(record))
-        temporary.replace(memo)
-    except OSError:
         with suppress(OSError):
-            temporary.unlink()
+            write_atomically(memo, canonical_json({"file": identity, "hashed_at_ns": hashed_at_ns, "md5": digest}))
+    return digest

@@ -16,6 +16,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.files import sync
 from cache.keys import Components
 from cache.layout import (
     FORMAT,
@@ -118,9 +119,9 @@ class EntryWriter:
         _write_metadata(self._temporary, group_metadata(manifest))
         for path in [*self._temporary.rglob("*"), self._temporary]:
             if path.is_dir() or path.name == "zarr.json":  # the bodies are synced already
-                _sync(path)
+                sync(path)
         self._temporary.rename(self._final)
-        _sync(self._final.parent)
+        sync(self._final.parent)
 
     def __exit__(self, *failure: object) -> None:
         for writer in self._arrays:
@@ -142,28 +143,5 @@ def entry_lock(store: Path, components: Components) -> Iterator[bool]:
             path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
 
 
-def write_json(path: Path, text: bytes) -> None:
-    """Replace a small file atomically and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
 def _write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
     (directory / "zarr.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

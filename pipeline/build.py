@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.console import Console
+from cache.files import write_atomically
 from cache.keys import canonical_json, source_md5
 from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry, read_ref
 from cache.recipe import Recipe
-from cache.writer import write_json
 from pipeline import kernels
 from pipeline.bars import SourceError, find_files
 from pipeline.execute import build_node
@@ -119,4 +119,4 @@ def point_ref(plan: Plan, data_dir: Path, store: Path) -> None:
         "data_dir": str(data_dir.resolve()),
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(store / "refs" / f"{plan.recipe.name}.json", canonical_json(ref))
+    write_atomically(store / "refs" / f"{plan.recipe.name}.json", canonical_json(ref))

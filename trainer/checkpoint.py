@@ -9,9 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from cache.files import write_atomically
 from configs.errors import UserError
 from trainer.optim import AdamW, LossScaler, copy_state
-from trainer.runs import write_atomically
 
 
 @dataclass

@@ -10,13 +10,13 @@ last/checkpoint.safetensors   weights, optimizer and counters: what --resume con
 """
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cache.files import write_atomically
 from cache.reader import Dataset, open_dataset
 from configs.errors import UserError
 from configs.loader import Config, differences
@@ -105,17 +105,6 @@ def describe(summary: dict[str, Any]) -> str:
         f"{summary['steps']:,} steps{early}, best validation loss {summary['best_loss']:.4f} at step "
         f"{summary['best_step']:,}"
     )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a kill at any moment leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

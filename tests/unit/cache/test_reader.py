@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import ArraySpec
 from cache.reader import Entry, StoreError, entry_exists, open_dataset, open_entry, read_ref, ref_names
-from cache.writer import EntryWriter, write_json
+from cache.writer import EntryWriter
 
 ROOT = Path(__file__).parents[3]
 ROWS = 70_000
@@ -144,7 +145,7 @@ def test_a_missing_ref_names_those_there_are(tmp_path: Path):
     (tmp_path / "refs").mkdir()
     assert fault(read_ref, tmp_path, "demo") == f"{tmp_path}: no dataset named demo (there are: none yet)"
     for name in ("sse", "my.demo"):
-        write_json(tmp_path / f"refs/{name}.json", b"{}")
+        write_atomically(tmp_path / f"refs/{name}.json", b"{}")
     assert ref_names(tmp_path) == ["my.demo", "sse"]
     assert fault(read_ref, tmp_path, "demo") == f"{tmp_path}: no dataset named demo (there are: my.demo, sse)"
 
@@ -167,7 +168,7 @@ def test_a_missing_store(tmp_path: Path, read: Callable[[Path], Any]):
     ],
 )
 def test_a_damaged_ref(tmp_path: Path, text: str, what: str):
-    write_json(tmp_path / "refs/demo.json", text.encode())
+    write_atomically(tmp_path / "refs/demo.json", text.encode())
     assert fault(read_ref, tmp_path, "demo") == f"{tmp_path / 'refs/demo.json'}: damaged, {what}. {REMEDY}"
 
 

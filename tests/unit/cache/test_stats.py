@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import ArraySpec, shard_bytes
 from cache.reader import StoreError, open_entry
 from cache.stats import Amount, DatasetAmount, inputs, store_stats
-from cache.writer import EntryWriter, write_json
+from cache.writer import EntryWriter
 
 
 def make(store: Path, stage: str, name: str, entry_inputs: dict[str, Any], rows: int = 0) -> str:
@@ -29,7 +30,7 @@ def size(*rows: int) -> int:
 
 def point(store: Path, name: str, dataset: str) -> None:
     ref = {"name": name, "dataset": dataset, "recipe": {}, "data_dir": "/", "updated": "2020-01-01T00:00:00+00:00"}
-    write_json(store / f"refs/{name}.json", json.dumps(ref).encode())
+    write_atomically(store / f"refs/{name}.json", json.dumps(ref).encode())
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path
 from cache.reader import Entry, StoreError, entry_exists, open_entry
-from cache.writer import EntryWriter, entry_lock, write_json
+from cache.writer import EntryWriter, entry_lock
 
 ROOT = Path(__file__).parents[3]
 COMPONENTS = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
@@ -292,12 +293,12 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
 
 def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "refs/name.json"
-    write_json(path, b"old")
-    write_json(path, b"new")
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     monkeypatch.setattr(Path, "replace", None)  # the write fails at the last step
     with pytest.raises(TypeError):
-        write_json(path, b"newest")
+        write_atomically(path, b"newest")
     monkeypatch.undo()
     assert path.read_bytes() == b"new"
     assert [left.name for left in path.parent.iterdir()] == ["name.json"]

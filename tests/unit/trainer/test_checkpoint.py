@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cache.files import write_atomically
 from configs.errors import UserError
 from trainer.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
 from trainer.optim import AdamW, LossScaler
-from trainer.runs import keep_metrics_until, write_atomically, write_json
+from trainer.runs import keep_metrics_until, write_json
 
 ROOT = Path(__file__).parents[3]
 
@@ -221,7 +222,7 @@ def test_a_kill_while_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path)
     path, size = tmp_path / "file", 20_000_000
     code = f"""
 import itertools, pathlib
-from trainer.runs import write_atomically
+from cache.files import write_atomically
 for letter in itertools.cycle("ab"):
     write_atomically(pathlib.Path({str(path)!r}), letter.encode() * {size})
 """
