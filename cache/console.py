@@ -1,5 +1,6 @@
 """What commands say while they work, and how they fail. Light: it is loaded before everything else."""
 
+import errno
 import functools
 import os
 import sys
@@ -146,6 +147,9 @@ def _words(error: BaseException) -> str:
         return "interrupted; what was finished is kept"
     if isinstance(error, MemoryError):
         return f"out of memory: {error}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}no space left on device; free some and run the command again, what was finished is kept"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input/output'}: {error.strerror.lower()}"
     return str(error)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def source_md5(path: Path, memo_dir: Path) -> str:
 
     Raises OSError when the file cannot be read; a memo that cannot be written is done without.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     stat = path.stat()
     identity = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     memo = memo_dir / f"{hashlib.md5(str(path).encode(), usedforsecurity=False).hexdigest()}.json"

@@ -99,8 +99,12 @@ def entry_path(store: Path, stage: str, key: str) -> Path:
 
 
 def entry_exists(store: Path, stage: str, key: str) -> bool:
-    """Whether the entry has been published."""
-    return (entry_path(store, stage, key) / "zarr.json").is_file()
+    """Whether the entry has been published and is whole, as far as opening it tells."""
+    try:
+        open_entry(store, stage, key)
+    except StoreError:
+        return False
+    return True
 
 
 def open_entry(store: Path, stage: str, key: str) -> Entry:
@@ -179,4 +183,4 @@ def _shard_bytes(shape: list[int], dtype: str) -> int:
 
 
 def _damaged(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path}: damaged, {what}. Delete it and run bin/build-cache again; nothing else is lost")
+    return StoreError(f"{path}: damaged, {what}. Run bin/build-cache again to remake it; nothing else is lost")

@@ -67,7 +67,7 @@ class BarsSource(Model):
 class Window(Model):
     """What one sample is."""
 
-    seq_len: Bars | dict[Timeframe, Bars]
+    seq_len: Bars | dict[Timeframe, Bars] | None
     span: Duration | None
     min_bars: Bars
     stride: Bars
@@ -84,7 +84,7 @@ class Features(Model):
 class Split(Model):
     """How time is divided into training and validation."""
 
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None
     train_end: Annotated[str, _checked(_instant)] | None
     embargo: Duration
 
@@ -114,6 +114,10 @@ class Recipe(Model):
             )
         _known("source.files", self.source.files, self.timeframes)
         _known("window.max_staleness", self.window.max_staleness, self.timeframes)
+        if self.window.seq_len is None and self.window.span is None:
+            raise ValueError("window says neither seq_len nor span; give one of them")
+        if self.split.val_fraction is None and self.split.train_end is None:
+            raise ValueError("split says neither val_fraction nor train_end; give one of them")
         if isinstance(self.window.seq_len, dict):
             _known("window.seq_len", self.window.seq_len, self.timeframes)
             missing = [name for name in self.timeframes if name not in self.window.seq_len]
@@ -144,6 +148,7 @@ class Recipe(Model):
             return {name: duration_ns(self.window.span) // timeframe_ns(name) for name in self.timeframes}
         if isinstance(self.window.seq_len, dict):
             return {name: self.window.seq_len[name] for name in self.timeframes}
+        assert self.window.seq_len is not None  # checked above
         return dict.fromkeys(self.timeframes, self.window.seq_len)
 
     @property

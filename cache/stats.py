@@ -93,8 +93,8 @@ def inputs(entry: Entry) -> list[Id]:
         return [("bars", key) for keys in named.values() for key in keys]
     except (KeyError, TypeError, AttributeError):
         raise StoreError(
-            f"{entry.path}: damaged, its manifest does not say what it was built from. Delete it and run "
-            "bin/build-cache again; nothing else is lost"
+            f"{entry.path}: damaged, its manifest does not say what it was built from. Run bin/build-cache "
+            "again to remake it; nothing else is lost"
         ) from None
 
 

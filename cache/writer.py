@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class ArrayWriter:
 
     def close(self) -> None:
         """Close the file; what was appended stays as it is."""
-        self._file.close()
+        with suppress(OSError):  # a full disk has been reported by then, or fsync will
+            self._file.close()
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)

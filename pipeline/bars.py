@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cache.recipe import BarsSource
-from cache.timeframes import format_time, timeframe_ns
+from cache.timeframes import format_ns, format_time, timeframe_ns
 from configs.errors import UserError
 from pipeline.sessions import day_boundaries
 
@@ -31,6 +31,7 @@ _ALIASES = {
 }
 _EPOCH_UNITS = ((10**11, "s", 10**9), (10**14, "ms", 10**6), (10**17, "us", 10**3), (2**63, "ns", 1))
 _YEAR_1971_NS = 365 * 86400 * 10**9
+_ENOUGH_ROWS = 20  # to tell bars of a longer timeframe from a few with gaps between them
 
 
 class SourceError(UserError):
@@ -63,6 +64,8 @@ def find_files(data_dir: Path, pattern: str) -> list[Path]:
     path = data_dir / pattern
     if path.is_file():
         return [path]
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        raise SourceError(f"{path}: there is no *.parquet in this directory")
     matches = glob.glob(pattern, root_dir=data_dir, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute ones
     found = sorted(path.glob("*.parquet") if path.is_dir() else (data_dir / match for match in matches))
     if not found:
@@ -72,6 +75,11 @@ def find_files(data_dir: Path, pattern: str) -> list[Path]:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file. Raises SourceError for what is none, and for empty ones."""
+    with path.open("rb") as start:
+        if start.read(4) != b"PAR1":
+            raise SourceError(
+                f"{path}: not a parquet file; convert it, for example by pandas.read_csv(…).to_parquet(…)"
+            )
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
@@ -97,7 +105,9 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise SourceError(f"{path}: column {name} holds {kind}, not numbers; store prices as float64")
+    length = timeframe_ns(timeframe)
     previous: int | None = None
+    closest = np.iinfo(np.int64).max
     previous_close = np.iinfo(np.int64).min
     row = 0
     try:
@@ -114,6 +124,9 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
             fault = first_fault(label, ohlc, previous)
             if fault:
                 at, column, what, remedy = fault
+                texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
+                if column == 0 and texts:
+                    remedy = f"if {', '.join(texts)} tell symbols apart, split the file: one symbol a dataset"
                 value = format_time(label[at]) if column == 0 else ohlc[at, column - 1]
                 raise SourceError(f"{path}: column {names[column]}, row {row + at:,}: {value} {what}; {remedy}")
             open_time, close_time = bar_times(label, source, timeframe)
@@ -124,10 +137,18 @@ def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]
                     f"{path}: column {names[0]}, row {row + at:,}: {format_time(label[at])} begins before the bar "
                     f"in the row before has ended; are these {timeframe} bars? data.source.files says so"
                 )
+            steps = np.diff(label) if previous is None else np.diff(label, prepend=previous)
+            closest = min(closest, int(steps.min())) if len(steps) else closest
             yield Block(open_time, close_time, ohlc)
             previous, previous_close, row = int(label[-1]), int(close_time[-1]), row + len(label)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}: cannot be read beyond row {row:,} ({error}); fetch the file again") from None
+    if row >= _ENOUGH_ROWS and closest > length and timeframe != "d":
+        raise SourceError(
+            f"{path}: no two of its {row:,} bars are as close as {timeframe} bars are, the closest being "
+            f"{format_ns(closest)} apart. Name their timeframe in data.source.files; as {timeframe} they would "
+            "count as closed too early"
+        )
 
 
 def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognised:
@@ -150,7 +171,7 @@ def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognise
     if "time" not in stated:
         named = [n for n in schema.names if n.lower() in _ALIASES["time"]]
         index = [n for n in _index_columns(schema) if pa.types.is_timestamp(schema.field(n).type)]
-        false_index = [n for n in index if _first_ns(first, n) < _YEAR_1971_NS]
+        false_index = [n for n in index if 0 <= _first_ns(first, n) < _YEAR_1971_NS]
         better = [n for n in named if n not in false_index]
         if false_index and better:
             remarks.append(f"the index of {path.name} claims 1970; column {', '.join(better)} is used instead")
@@ -168,7 +189,7 @@ def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognise
             )
         remarks.append(f"times of {path.name} are read as integers in {unit} since 1970")
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if _first_ns(first, columns["time"]) < _YEAR_1971_NS:
+        if 0 <= _first_ns(first, columns["time"]) < _YEAR_1971_NS:
             raise SourceError(
                 f"{path}: column {columns['time']}, row 0: {first.column(columns['time'])[0]} lies in 1970; whatever "
                 "wrote the file took integers for nanoseconds. Name the column with the true times in "

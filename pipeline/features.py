@@ -91,12 +91,14 @@ def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where
         mean = mean + delta * (len(block) / total)
         scatter = scatter + block_scatter + delta**2 * (rows * len(block) / total)
         rows = total
-    std = np.sqrt(scatter / max(rows, 1))
+    if not rows:
+        raise UserError(f"{where}: no bar had closed by the end of training; shorten data.split.embargo, or add data")
+    std = np.sqrt(scatter / rows)
     for name, value, centre in zip(features.columns, std, mean, strict=True):
         if not value > 1e-9 * abs(centre):  # rounding leaves a constant column some 1e-13 of its value
             raise UserError(
                 f"{where}: feature {name} does not vary over its {rows:,} training rows, so it cannot be scaled; "
-                "check the prices, or move the split (data.split)"
+                "check the prices, or take another feature set (data.features.set=price)"
             )
     return Statistics(mean, std, rows)
 

@@ -22,6 +22,7 @@ def train_end(base: BarSeries, recipe: Recipe) -> int:
     Raises UserError when a stated instant lies outside the bars.
     """
     if recipe.train_end_ns is None:
+        assert recipe.split.val_fraction is not None  # the recipe has one of the two
         last = max(int((1 - recipe.split.val_fraction) * len(base)), 1)
         return int(base.rows("close_time", last - 1, last)[0])
     if not base.first_open < recipe.train_end_ns < base.last_close:

@@ -1,6 +1,5 @@
 """bin/evaluate: how good is a run, beside baselines?"""
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 
 from cache.console import Console, command, examples, run
 from configs.errors import UserError
-from trainer.runs import open_run
+from trainer.runs import open_run, write_json
 
 
 @command(epilog=examples("bin/evaluate runs/demo", "bin/evaluate runs/sse --output sse.json --plots pictures"))
@@ -53,8 +52,7 @@ def main(run: Path, output: Path | None, plots: Path | None) -> None:
     for line in table(result):
         console.line(line)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(output, result)
         console.line(f"scores: {output}")
     if plots:
         from trainer.plots import plot_reconstructions

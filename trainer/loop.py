@@ -53,6 +53,7 @@ def train(
 
     while progress.step < total_steps and not stopped:
         epoch, batch = divmod(progress.step, steps_per_epoch)
+        torch.manual_seed((config.seed << 32) + progress.step)  # dropout, too, depends on nothing but seed and step
         optimizer.lr.fill_(one_cycle(progress.step, total_steps, config.lr, config.warmup))
         for part in range(config.accumulate):
             index = train_windows(config, source, epoch, batch * config.accumulate + part)
@@ -154,7 +155,7 @@ def check_skipped(config: TrainingConfig, skipped: int, steps: int) -> None:
     if skipped >= config.max_skipped or skipped == steps > 1:
         raise UserError(
             f"{skipped} of the last {steps} steps had non-finite gradients and were skipped; lower training.lr, or "
-            "train with training.precision=bf16 or fp32. The last checkpoint is kept"
+            "train with training.precision=bf16 or fp32"
         )
 
 

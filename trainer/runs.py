@@ -11,13 +11,16 @@ last/checkpoint.safetensors   weights, optimizer and counters: what --resume con
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from cache.files import write_atomically
-from cache.reader import Dataset, open_dataset
+from cache.reader import Dataset, StoreError, open_dataset
 from configs.errors import UserError
 from configs.loader import Config, differences
 from trainer.config import TrainerConfig, parse_trainer
@@ -35,6 +38,19 @@ def run_directory(name: str, resume: bool) -> Path:
         number, path = number + 1, following
 
 
+@contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Keep other processes from training into the same directory. Raises UserError when one does already."""
+    lock = path.with_name(f".{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            yield
+            lock.unlink(missing_ok=True)
+    except filelock.Timeout:
+        raise UserError(f"{path}: another process is training there; wait for it, or name another --run") from None
+
+
 def check_run(path: Path, config: Config, dataset: Dataset, resume: bool) -> None:
     """Whether a run may begin in, or go on from, this directory. Raises UserError when it holds another run."""
     saved = path / "config.yaml"
@@ -48,7 +64,7 @@ def check_run(path: Path, config: Config, dataset: Dataset, resume: bool) -> Non
     if changed:
         lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
         raise UserError(f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that")
-    trained_on = json.loads((path / "dataset.json").read_text())["key"]
+    trained_on = read_dataset(path)["key"]
     if trained_on != dataset.entry.key:
         raise UserError(
             f"{path}: the run was trained on dataset {trained_on}, but {dataset.name} is now {dataset.entry.key}: its "
@@ -71,8 +87,12 @@ def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
     if not (run / "best.safetensors").is_file():
         raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
     config = Config(run / "config.yaml", yaml.safe_load((run / "config.yaml").read_text()), {}, ())
-    described = json.loads((run / "dataset.json").read_text())
-    dataset = open_dataset(Path(described["store"]), described["name"])
+    described = read_dataset(run)
+    try:
+        dataset = open_dataset(Path(described["store"]), described["name"])
+    except StoreError as error:
+        said = run / "dataset.json"
+        raise UserError(f"{error}\n{said} says where the store was; mend it there if it has moved") from None
     if dataset.entry.key != described["key"]:
         words = ["bin/build-cache", "--config", str(run / "config.yaml")]
         words += ["--data-dir", dataset.data_dir, "--store", described["store"]]
@@ -81,6 +101,16 @@ def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
             f"its sources have changed, this makes it the old one again in a moment:\n  {shlex.join(words)}"
         )
     return parse_trainer(config), dataset
+
+
+def read_dataset(run: Path) -> dict[str, str]:
+    """dataset.json of a run: {"store", "name", "key"}. Raises UserError when it is gone or damaged."""
+    path = run / "dataset.json"
+    try:
+        described = json.loads(path.read_text())
+        return {name: str(described[name]) for name in ("store", "name", "key")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: missing or damaged, so that the run's dataset is unknown; start a new run") from None
 
 
 def keep_metrics_until(path: Path, step: int) -> None:

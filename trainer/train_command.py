@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from cache.console import Console, command, examples, run
-from cache.reader import Dataset, StoreError, open_dataset
+from cache.reader import Dataset, StoreError, open_dataset, read_ref
 from cache.recipe import Recipe
 from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
-from trainer.runs import check_run, describe, record_run, run_directory
+from trainer.runs import check_run, describe, record_run, run_directory, run_lock
 
 
 @command(
@@ -61,26 +61,28 @@ def main(
         raise UserError(f"--devices {devices}: training on several devices is not possible yet; use --devices 1")
     with console.phase("open store"):
         dataset = open_checked(store, recipe, config)
-        path = run or run_directory(recipe.name, resume)
+    path = run or run_directory(recipe.name, resume)
+    with run_lock(path):
         check_run(path, config, dataset, resume)
-    if resume and (path / "summary.json").exists():
-        summary = json.loads((path / "summary.json").read_text())
-        console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
-        return
-    with console.phase("import torch"):
-        import torch  # noqa: F401 - here, so that its seconds are told apart
+        if resume and (path / "summary.json").exists():
+            summary = json.loads((path / "summary.json").read_text())
+            console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
+            return
+        with console.phase("import torch"):
+            import torch  # noqa: F401 - here, so that its seconds are told apart
 
-    from trainer.session import open_session, run_session  # after torch, which it loads
+        from trainer.session import open_session, run_session  # after torch, which it loads
 
-    session = open_session(trainer, dataset, console)
-    if not resume:
-        record_run(path, config, store, dataset)
-    console.line(f"  run {path}")
-    try:
-        run_session(session, path, resume, console)
-    except KeyboardInterrupt:
-        words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store), "--run", str(path)]
-        raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)} --resume") from None
+        session = open_session(trainer, dataset, console)
+        if not resume:
+            record_run(path, config, store, dataset)
+        console.line(f"  run {path}")
+        try:
+            run_session(session, path, resume, console)
+        except KeyboardInterrupt:
+            words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
+            words += ["--run", str(path), "--resume"]
+            raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
 
 
 def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
@@ -90,13 +92,20 @@ def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
     try:
         dataset = open_dataset(store, recipe.name)
     except StoreError as error:
-        raise StoreError(f"{error}\nBuild it first:\n  {shlex.join([*words, 'DIR'])}") from None
+        raise StoreError(f"{error}\nBuild it first:\n  {shlex.join([*words, _data_dir(store, recipe.name)])}") from None
     changed = list(recipe.differs_from(dataset.recipe))
     if changed:
         lines = [f"  {key}: the store has {old}, the configuration wants {new}" for key, old, new in changed]
         what = f"{store}: the dataset {recipe.name} was built from another recipe:"
         raise StoreError("\n".join([what, *lines, "Build it first:", f"  {shlex.join([*words, dataset.data_dir])}"]))
     return dataset
+
+
+def _data_dir(store: Path, name: str) -> str:
+    try:
+        return str(read_ref(store, name)["data_dir"])
+    except StoreError:
+        return "DIR"
 
 
 if __name__ == "__main__":

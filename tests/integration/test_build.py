@@ -353,6 +353,22 @@ def test_what_a_killed_builder_left_half_done_is_not_mistaken_for_an_entry(tmp_p
     assert leftovers(store) == []
 
 
+@pytest.mark.parametrize("fault", ["truncated", "missing", "manifest"])
+def test_a_build_remakes_what_is_damaged_and_nothing_else(tmp_path: Path, data: Path, built: Path, fault: str):
+    store = copy_of(built, tmp_path)
+    entry = next(p for p in (store / "streams").iterdir() if '"timeframe": "m5"' in (p / "zarr.json").read_text())
+    body = entry / "values/c/0/0"
+    if fault == "truncated":
+        body.write_bytes(body.read_bytes()[:-1])
+    elif fault == "missing":
+        body.unlink()
+    else:
+        (entry / "zarr.json").write_text("{}")
+    made, _ = rebuild(store, data)
+    assert made == ["streams TEST m5"]
+    assert contents(store) == contents(built)
+
+
 def test_an_interrupted_build_says_so(tmp_path: Path):
     label = MONDAY + MINUTE * np.arange(1_500_000)
     ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (100, 1))

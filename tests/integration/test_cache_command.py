@@ -167,7 +167,7 @@ def test_a_missing_dataset(test_store: Path, tmp_path: Path):
 def test_damage_is_named_and_what_is_intact_is_shown(copied: Path, tmp_path: Path):
     damaged = open_dataset(copied, "test").symbols["TEST"].streams["m5"].path
     (damaged / "zarr.json").write_text("{")
-    words = f"\nerror: {damaged}: damaged, its zarr.json is not a manifest. Delete it and run bin/build-cache again; "
+    words = f"\nerror: {damaged}: damaged, its zarr.json is not a manifest. Run bin/build-cache again to remake it; "
     assert failure("show", "test", "--store", copied, cwd=tmp_path).startswith(words)
     for command, check in (
         ("stats", lambda found: found["total"]["entries"] == 7 and len(found["damaged"]) == 1),

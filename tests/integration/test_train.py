@@ -26,6 +26,7 @@ from configs.loader import load_config
 from trainer.checkpoint import load_weights
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
+from trainer.runs import run_lock
 from trainer.tasks import reconstruct_task
 from trainer.train_command import main
 
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 TEST = ("--config", "configs/test.yaml")
 PRICE = "data.features.set=price"  # under `price` a few steps teach a lot
 LONG = (PRICE, "training.max_epochs=3", "training.steps_per_epoch=30", "training.log_every=3")
-LONG = (*LONG, "training.checkpoint_every=13", "training.val_windows=48", "training.lr=3e-3")
+LONG = (*LONG, "training.checkpoint_every=13", "training.val_windows=48", "training.lr=3e-3", "model.dropout=0.1")
 STEPS = 90
 HEAVY = {"zarr", "numba", "pandas", "pyarrow", "dask", "sklearn", "sympy"}
 # Several OpenMP threads that spin on busy cores would make these small runs ten times slower.
@@ -369,6 +370,14 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path):
     assert re.search(
         r"run: the run was trained on dataset \w{32}, but test is now \w{32}: its sources have changed", message
     )
+
+
+def test_two_trainings_do_not_share_a_directory(test_store: Path, tmp_path: Path):
+    path = tmp_path / "run"
+    with run_lock(path):
+        message = failure(ROOT, *TEST, "--store", test_store, "--run", path)
+    assert f"{path}: another process is training there; wait for it, or name another --run" in message
+    assert not path.exists()
 
 
 def test_a_run_is_not_overwritten(long_run: Path, price_store: Path):

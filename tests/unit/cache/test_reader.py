@@ -16,7 +16,7 @@ from cache.writer import EntryWriter
 
 ROOT = Path(__file__).parents[3]
 ROWS = 70_000
-REMEDY = "Delete it and run bin/build-cache again; nothing else is lost"
+REMEDY = "Run bin/build-cache again to remake it; nothing else is lost"
 OHLC = np.arange(ROWS * 4, dtype="<f8").reshape(ROWS, 4)
 
 

@@ -123,9 +123,9 @@ def test_damage_is_named_and_the_rest_is_counted(tmp_path: Path, keys: dict[str,
     found = store_stats(tmp_path)
     assert sorted(found.damaged) == sorted(
         [
-            f"{stream}: damaged, its zarr.json is not a manifest. Delete it and run bin/build-cache again; "
+            f"{stream}: damaged, its zarr.json is not a manifest. Run bin/build-cache again to remake it; "
             "nothing else is lost",
-            f"{unused}: damaged, x/c/0 is missing. Delete it and run bin/build-cache again; nothing else is lost",
+            f"{unused}: damaged, x/c/0 is missing. Run bin/build-cache again to remake it; nothing else is lost",
         ]
     )
     assert found.stages["streams"] == Amount(1, size(1002))
@@ -144,7 +144,7 @@ def test_damaged_refs_are_named(tmp_path: Path, keys: dict[str, str]):
     point(tmp_path, "two", "0" * 32)
     found = store_stats(tmp_path)
     assert found.damaged == [
-        f"{tmp_path / 'refs/one.json'}: damaged, not a JSON object. Delete it and run bin/build-cache again; "
+        f"{tmp_path / 'refs/one.json'}: damaged, not a JSON object. Run bin/build-cache again to remake it; "
         "nothing else is lost",
         f"{tmp_path / 'datasets' / ('0' * 32)}: no such entry; run bin/build-cache again to make it",
     ]
@@ -157,6 +157,6 @@ def test_a_manifest_without_inputs(tmp_path: Path, keys: dict[str, str], compone
     group["attributes"]["components"] = components
     path.write_text(json.dumps(group))
     assert store_stats(tmp_path).damaged == [
-        f"{path.parent}: damaged, its manifest does not say what it was built from. Delete it and run bin/build-cache "
-        "again; nothing else is lost"
+        f"{path.parent}: damaged, its manifest does not say what it was built from. Run bin/build-cache "
+        "again to remake it; nothing else is lost"
     ]

@@ -1,4 +1,3 @@
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -407,7 +406,7 @@ def test_an_empty_table_is_an_error(tmp_path: Path):
     assert fault_of(saved(tmp_path, frame().iloc[:0])) == "holds no rows"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.99, 0.9999])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.99, 0.9999])
 def test_truncated_parquet_is_an_error(tmp_path: Path, long_bars: tuple, share: float):
     path = write_parquet(tmp_path / "bars.parquet", *long_bars)
     whole = path.read_bytes()
@@ -420,7 +419,7 @@ def test_truncated_parquet_is_an_error(tmp_path: Path, long_bars: tuple, share: 
 def test_what_is_not_parquet_is_an_error(tmp_path: Path):
     path = tmp_path / "bars.parquet"
     path.write_text("time,open,high,low,close\n" * 100)
-    assert re.match(r"not a readable parquet file, perhaps truncated \(.*\); fetch it again", fault_of(path))
+    assert fault_of(path) == "not a parquet file; convert it, for example by pandas.read_csv(…).to_parquet(…)"
 
 
 def test_a_damaged_body_is_an_error_that_names_the_file(tmp_path: Path, long_bars: tuple):
@@ -472,5 +471,30 @@ def test_no_file_is_an_error_that_says_where_was_looked(tmp_path: Path, pattern:
     with pytest.raises(SourceError) as caught:
         find_files(tmp_path, pattern)
     assert str(caught.value) == (
-        f"{tmp_path / pattern}: no such file, directory or pattern; --data-dir says where the recipe's paths begin"
+        f"{tmp_path / 'empty'}: there is no *.parquet in this directory"
+        if pattern == "empty"
+        else f"{tmp_path / pattern}: no such file, directory or pattern; --data-dir says where the recipe's paths begin"
+    )
+
+
+def test_bars_of_a_longer_timeframe_are_refused(tmp_path: Path):
+    hourly = pd.DataFrame(dict.fromkeys(("open", "high", "low", "close"), [1.0] * 30))
+    hourly.insert(0, "timestamp", pd.date_range("2024-01-08", periods=30, freq="h", tz="UTC"))
+    path = saved(tmp_path, hourly)
+    assert len(read(path, "h1")[0].ohlc) == 30
+    with pytest.raises(SourceError) as fault:
+        read(path, "m5")
+    assert str(fault.value) == (
+        f"{path}: no two of its 30 bars are as close as m5 bars are, the closest being 1h apart. Name their "
+        "timeframe in data.source.files; as m5 they would count as closed too early"
+    )
+
+
+def test_bars_of_several_symbols_are_refused(tmp_path: Path):
+    path = saved(tmp_path, frame(TIMES[[0, 0, 1, 1, 2]], venue=list("ABABA"), coin="X"))
+    with pytest.raises(SourceError) as fault:
+        read(path)
+    assert str(fault.value) == (
+        f"{path}: column timestamp, row 1: {TIMES[0]:%Y-%m-%dT%H:%M:%S} UTC repeats the time of the row before; if "
+        "venue, coin tell symbols apart, split the file: one symbol a dataset"
     )

@@ -135,13 +135,13 @@ def test_a_column_that_does_not_vary_is_an_error(value: float, name: str, column
         fit_statistics(series(ohlc, 300), FEATURE_SETS[name], 1000, "EURUSD m1")
     assert str(caught.value) == (
         f"EURUSD m1: feature {column} does not vary over its 1,000 training rows, so it cannot be scaled; check the "
-        "prices, or move the split (data.split)"
+        "prices, or take another feature set (data.features.set=price)"
     )
 
 
 def test_no_training_rows_are_an_error():
     ohlc = random_ohlc(np.random.default_rng(0), 20)
-    with pytest.raises(UserError, match="X d: feature open does not vary over its 0 training rows"):
+    with pytest.raises(UserError, match="X d: no bar had closed by the end of training"):
         fit_statistics(series(ohlc), FEATURE_SETS["price"], 0, "X d")
 
 
