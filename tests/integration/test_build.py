@@ -73,7 +73,7 @@ def rebuild(store: Path, data: Path, *overrides: str, workers: int = 2) -> tuple
 def contents(store: Path) -> dict[str, str]:
     """MD5 of every array file of every entry; the manifests tell of the same."""
     found = {}
-    for manifest in store.glob("*/*/zarr.json"):
+    for manifest in store.glob("*/[!.]*/zarr.json"):  # names with a dot are not entries yet
         for name, described in json.loads(manifest.read_bytes())["attributes"]["arrays"].items():
             (body,) = (path for path in (manifest.parent / name / "c").rglob("*") if path.is_file())
             found[str(body.relative_to(store))] = file_md5(body)
