@@ -370,13 +370,13 @@ def test_a_build_remakes_what_is_damaged_and_nothing_else(tmp_path: Path, data: 
 
 
 def test_an_interrupted_build_says_so(tmp_path: Path):
-    label = MONDAY + MINUTE * np.arange(1_500_000)
-    ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (100, 1))
+    label = MONDAY + MINUTE * np.arange(3_000_000)
+    ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (200, 1))
     write_parquet(tmp_path / "simfx_m1.parquet", label, ohlc)
     builder = subprocess.Popen(
         command(tmp_path / "store", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
-    read_until(builder, b"building", 1)
+    read_until(builder, b"built ", 1)  # in the midst of it: more than half of the work is left
     builder.send_signal(signal.SIGINT)
     _, errors = builder.communicate(timeout=60)
     assert builder.returncode == 1
