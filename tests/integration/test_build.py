@@ -374,7 +374,12 @@ def test_an_interrupted_build_says_so(tmp_path: Path):
     ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (200, 1))
     write_parquet(tmp_path / "simfx_m1.parquet", label, ohlc)
     builder = subprocess.Popen(
-        command(tmp_path / "store", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        command(tmp_path / "store", tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        # where the tests run in the background, the shell has them ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     read_until(builder, b"built ", 1)  # in the midst of it: more than half of the work is left
     builder.send_signal(signal.SIGINT)
