@@ -5,8 +5,8 @@
     <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
 
 Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. All of it is written by us:
-the body because appending to one shard through zarr-python rewrites it every time, the metadata because importing and
-calling zarr-python takes longer than hashing the bodies. The tests read it with zarr-python, tensorstore and xarray.
+the body because appending to one shard through zarr-python rewrites it every time, the metadata because it is little
+and importing zarr-python is not. The tests read it with zarr-python, tensorstore and xarray.
 """
 
 from collections.abc import Mapping
