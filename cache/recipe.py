@@ -52,16 +52,49 @@ class Session(Model):
     at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
+class Policy(Model):
+    """What to do with rows that cannot be true, fault by fault."""
+
+    missing: Literal["error", "drop"]
+    not_finite: Literal["error", "drop"]
+    not_positive: Literal["error", "drop"]
+    high: Literal["error", "drop"]
+    low: Literal["error", "drop"]
+    duplicate: Literal["error", "keep_first", "keep_last"]
+    unsorted: Literal["error", "sort"]
+
+
 class BarsSource(Model):
     """Where bars come from and what their time stamps mean."""
 
     kind: Literal["bars"]
     files: Annotated[dict[Timeframe, str], Field(min_length=1)]
     symbol: str | None
+    symbol_columns: list[str]
+    symbols: Annotated[list[str], Field(min_length=1)] | None
     label: Literal["left", "right"]
     timezone: Zone
     session: Session | None
     columns: dict[Role, str]
+    points_per_unit: Annotated[float, Field(gt=0)] | None
+    policy: Policy
+
+    @model_validator(mode="after")
+    def _symbols_once(self) -> "BarsSource":
+        patterns = [name for name, pattern in self.files.items() if "{symbol}" in pattern]
+        if patterns and len(patterns) < len(self.files):
+            missing = next(name for name in self.files if name not in patterns)
+            raise ValueError(f"source.files.{missing} lacks the {{symbol}} that source.files.{patterns[0]} has")
+        if patterns and self.symbol_columns:
+            raise ValueError("symbols come from source.symbol_columns or from {symbol} in source.files, not from both")
+        if self.symbol and (patterns or self.symbol_columns):
+            raise ValueError("source.symbol names one symbol, but the files hold several; leave it out")
+        if self.symbols and not (patterns or self.symbol_columns):
+            raise ValueError(
+                "source.symbols chooses among several, but neither source.symbol_columns nor a {symbol} in "
+                "source.files tells them apart"
+            )
+        return self
 
 
 class Window(Model):

@@ -15,6 +15,7 @@ from cache.console import Console, command, examples, run
 from cache.recipe import BarsSource
 from cache.timeframes import timeframe_ns
 from configs.errors import UserError
+from configs.loader import SHIPPED, load_config
 
 if TYPE_CHECKING:
     from pipeline.bars import Block
@@ -103,13 +104,11 @@ def _source(
     if (session_tz is None) != (session_at is None):
         raise click.UsageError("--session-tz and --session-at go together")
     described = {
-        "kind": "bars",
+        **load_config(SHIPPED / "base.yaml").values["data"]["source"],
         "files": {base: str(file)},
-        "symbol": None,
         "label": label,
         "timezone": timezone,
         "session": {"tz": session_tz, "at": session_at} if session_tz else None,
-        "columns": {},
     }
     try:
         return BarsSource.model_validate(described)

@@ -32,15 +32,8 @@ def make_recipe(*overrides: str) -> Recipe:
 
 
 def make_source(**changes: Any) -> BarsSource:
-    fields: dict[str, Any] = {
-        "kind": "bars",
-        "files": {"m1": "bars.parquet"},
-        "symbol": None,
-        "label": "left",
-        "timezone": "UTC",
-        "session": None,
-        "columns": {},
-    }
+    """The source of configs/base.yaml with other values for some fields."""
+    fields = {**load_config("configs/base.yaml").values["data"]["source"], "files": {"m1": "bars.parquet"}}
     return BarsSource.model_validate({**fields, **changes})
 
 

@@ -27,6 +27,8 @@ EVERYTHING = {*BARS, *STREAMS, "windows", "datasets"}
 DAYS = {"bars d", "streams d", "windows", "datasets"}
 WINDOWS = {"windows", "datasets"}
 
+FAULTS = ("missing", "not_finite", "not_positive", "high", "low")
+
 # Every field of the recipe: another value for it, and the entries whose keys that changes.
 FIELDS: dict[str, tuple[Any, set[str]]] = {
     "data.name": ("other", set()),
@@ -38,6 +40,12 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "data.source.session.tz": ("Europe/London", DAYS),
     "data.source.session.at": ("16:00", DAYS),
     "data.source.columns": ({"time": "stamp"}, EVERYTHING),
+    "data.source.symbol_columns": (["venue"], EVERYTHING),
+    "data.source.symbols": (["EURUSD"], set()),
+    "data.source.points_per_unit": (1000, EVERYTHING),
+    **{f"data.source.policy.{fault}": ("drop", EVERYTHING) for fault in FAULTS},
+    "data.source.policy.duplicate": ("keep_last", EVERYTHING),
+    "data.source.policy.unsorted": ("sort", EVERYTHING),
     "data.timeframes": (["m1", "m5", "h1", "d"], {"bars h1", "streams h1", *WINDOWS}),
     "data.window.seq_len": (48, WINDOWS),
     "data.window.span": ("10d", WINDOWS),
