@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import write_atomically
+from cache.seal import canonical_json, content_md5, sealed, unsealed
+from configs.errors import UserError
 
 # The file system's clock may lag behind the process's; a file changed this recently is hashed again next time.
 _SETTLED_NS = 50_000_000
-
-
-def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no white space; floats in Python's shortest round-trip form, NaN refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Components:
     @property
     def key(self) -> str:
         """MD5 of the components, 32 hexadecimal digits."""
-        return hashlib.md5(canonical_json(self.as_dict()), usedforsecurity=False).hexdigest()
+        return content_md5(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """As kept in the manifest."""
@@ -45,25 +42,58 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def source_md5(path: Path, memo_dir: Path) -> str:
-    """MD5 of a source file, remembered in `memo_dir` by path, size, modification time and inode.
+Identity = tuple[str, int, int, int]  # real path, size, modification time in ns, inode
 
-    Raises OSError when the file cannot be read; a memo that cannot be written is done without.
-    """
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A source file's MD5 and the identity it had then; `touched`: its content is what it was, its identity is not."""
+
+    md5: str
+    identity: Identity
+    touched: bool
+
+
+def file_identity(path: Path) -> Identity:
+    """What tells that a file may have changed. Raises OSError."""
     path = Path(os.path.realpath(path))
     stat = path.stat()
-    identity = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    memo = memo_dir / f"{hashlib.md5(str(path).encode(), usedforsecurity=False).hexdigest()}.json"
-    try:
-        known = json.loads(memo.read_bytes())
-        if known["file"] == identity and stat.st_mtime_ns + _SETTLED_NS < known["hashed_at_ns"]:
-            return str(known["md5"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def fingerprint(path: Path, memo_dir: Path) -> Fingerprint:
+    """Fingerprint a source file; the MD5 is remembered in `memo_dir` by the file's identity.
+
+    Raises OSError when the file cannot be read, UserError when it changes meanwhile; a memo that cannot be written is
+    done without.
+    """
+    identity = file_identity(path)
+    memo = memo_dir / f"{hashlib.md5(identity[0].encode(), usedforsecurity=False).hexdigest()}.json"
+    known = recall(memo)
+    if known.get("file") == list(identity) and identity[2] + _SETTLED_NS < known["hashed_at_ns"]:
+        return Fingerprint(known["content"], identity, touched=False)
     hashed_at_ns = time.time_ns()
     digest = file_md5(path)
-    after = path.stat()
-    if [str(path), after.st_size, after.st_mtime_ns, after.st_ino] == identity:
-        with suppress(OSError):
-            write_atomically(memo, canonical_json({"file": identity, "hashed_at_ns": hashed_at_ns, "md5": digest}))
-    return digest
+    check_unchanged(path, identity)
+    remember(memo, {"file": list(identity), "hashed_at_ns": hashed_at_ns, "content": digest})
+    return Fingerprint(digest, identity, known.get("content") == digest and known["file"] != list(identity))
+
+
+def check_unchanged(path: Path, identity: Identity) -> None:
+    """Raise UserError when a file is no longer what it was."""
+    if file_identity(path) != identity:
+        raise UserError(f"{path}: changed while it was being read; run the command again when it is written")
+
+
+def remember(memo: Path, record: dict[str, Any]) -> None:
+    """Keep a record in the store. One that cannot be kept, or whose store is not there, is done without."""
+    with suppress(OSError):
+        if memo.parent.parent.is_dir():
+            write_atomically(memo, canonical_json(sealed(record)))
+
+
+def recall(memo: Path) -> dict[str, Any]:
+    """What was remembered there; nothing where it is damaged."""
+    with suppress(OSError, ValueError):
+        return unsealed(json.loads(memo.read_bytes()))
+    return {}

@@ -9,6 +9,7 @@ the body because appending to one shard through zarr-python rewrites it every ti
 and importing zarr-python is not. The tests read it with zarr-python, tensorstore and xarray.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/1"
+FORMAT = "headstart/2"
 STAGES = ("bars", "streams", "windows", "datasets")
 CHUNK_ROWS = 65_536
 TIME_ATTRIBUTES = {
@@ -46,6 +47,14 @@ class ArraySpec:
     def fill_value(self) -> float | int:
         """What pads the last chunk: NaN, or −1."""
         return float("nan") if np.dtype(self.dtype).kind == "f" else -1
+
+
+def array_spec(name: str, described: Mapping[str, Any]) -> ArraySpec:
+    """The array as a manifest describes it. Raises KeyError, TypeError and ValueError when it does not."""
+    dims, columns = tuple(map(str, described["dims"])), tuple(map(int, described["shape"][1:]))
+    if len(dims) != 1 + len(columns):
+        raise ValueError(f"{len(dims)} names for {1 + len(columns)} axes")
+    return ArraySpec(name, np.dtype(described["dtype"]).str, dims, columns, dict(described["attributes"]))
 
 
 def body_path(entry: Path, name: str, ndim: int) -> Path:
@@ -104,3 +113,8 @@ def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     """`zarr.json` of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def metadata_bytes(metadata: dict[str, Any]) -> bytes:
+    """A `zarr.json` as it is written: a function of its content, so that every byte of it can be checked."""
+    return json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False).encode()

@@ -1,6 +1,7 @@
 """Opens entries and datasets: one `zarr.json` read by hand and one memory map an array. Needs NumPy only.
 
-Opening checks the manifest, shapes, dtypes and file sizes; the content is checked by nobody here.
+Opening checks manifests, shapes, dtypes and file sizes, and whether the first and last window lie within their streams;
+all other content is checked by `bin/cache verify`.
 """
 
 import json
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.layout import FORMAT, STAGES, body_path, shard_bytes
+from cache.layout import FORMAT, STAGES, body_path, group_metadata
+from cache.schema import REF, entry_fault, fault, stage_fault
+from cache.seal import unsealed
 from configs.errors import UserError
 
 
@@ -54,6 +57,11 @@ class Entry:
         path = body_path(self.path, name, len(shape))
         flat = np.fromfile(path, dtype, (stop - start) * width, offset=start * width * dtype.itemsize)
         return flat.reshape(stop - start, *shape[1:])
+
+    def first_and_last(self, name: str) -> tuple[list[int], list[int]]:
+        """The first and the last row of an array of two axes and whole numbers."""
+        array = self.array(name)
+        return array[0].tolist(), array[-1].tolist()
 
 
 @dataclass(frozen=True)
@@ -111,30 +119,35 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
     """Open an entry, checking what can be checked without reading its arrays. Raises StoreError."""
     path = entry_path(store, stage, key)
     try:
-        manifest = json.loads((path / "zarr.json").read_bytes())["attributes"]
+        group = json.loads((path / "zarr.json").read_bytes())
+        manifest = group["attributes"]
         found = manifest["format"]
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such entry; run bin/build-cache again to make it") from None
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_entry(path) from None
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         raise _damaged(path, "its zarr.json is not a manifest") from None
     if found != FORMAT:
         raise StoreError(f"{path}: written in format {found}, this version reads {FORMAT}; run bin/build-cache again")
+    if group != group_metadata(manifest):
+        raise _damaged(path, "its zarr.json is not a manifest")
+    try:
+        manifest = unsealed(manifest)
+    except ValueError as error:
+        raise _damaged(path, f"zarr.json was changed: {error}") from None
     if (manifest.get("stage"), manifest.get("key")) != (stage, key):
         raise _damaged(path, f"its manifest is of {manifest.get('stage')}/{manifest.get('key')}")
-    try:
-        expected = {
-            body_path(path, name, len(array["shape"])): _shard_bytes(array["shape"], array["dtype"])
-            for name, array in manifest["arrays"].items()
-        }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError):
-        raise _damaged(path, "its manifest does not describe its arrays") from None
-    for file, size in expected.items():
+    if wrong := entry_fault(stage, manifest):
+        raise _damaged(path, f"its manifest does not say what it should: {wrong}")
+    for name, array in manifest["arrays"].items():
+        file = body_path(path, name, len(array["shape"]))
         try:
-            found_size = file.stat().st_size
-        except FileNotFoundError:
+            size = file.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            if not (path / "zarr.json").exists():  # removed just now, and all of it
+                raise _no_entry(path) from None
             raise _damaged(path, f"{file.relative_to(path)} is missing") from None
-        if found_size != size:
-            raise _damaged(path, f"{file.relative_to(path)} has {found_size:,} bytes, not {size:,}")
+        if size != array["bytes"]:
+            raise _damaged(path, f"{file.relative_to(path)} has {size:,} bytes, not {array['bytes']:,}")
     return Entry(path, manifest)
 
 
@@ -142,33 +155,47 @@ def open_dataset(store: Path, name: str) -> Dataset:
     """Open the dataset that the ref `name` points to, with all its entries. Raises StoreError."""
     ref = read_ref(store, name)
     entry = open_entry(store, "datasets", ref["dataset"])
-    symbols = {
-        symbol: SymbolEntries(
-            open_entry(store, "windows", keys["windows"]),
-            {
-                timeframe: open_entry(store, "streams", keys["streams"][timeframe])
-                for timeframe in entry.manifest["timeframes"]
-            },
-        )
-        for symbol, keys in entry.manifest["components"]["inputs"].items()
-    }
-    return Dataset(name, entry, ref["recipe"], ref["data_dir"], symbols)
+    return Dataset(name, entry, ref["recipe"], ref["data_dir"], open_symbols(store, entry))
+
+
+def open_symbols(store: Path, dataset: Entry) -> dict[str, SymbolEntries]:
+    """The windows and streams of a dataset, checked against it and each other. Raises StoreError."""
+    _check_stage(dataset)
+    timeframes: list[str] = dataset.manifest["timeframes"]
+    symbols = {}
+    for symbol, keys in dataset.manifest["components"]["inputs"].items():
+        windows = open_entry(store, "windows", keys["windows"])
+        streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in timeframes}
+        for one in (windows, *streams.values()):
+            _check_stage(one)
+        if any(windows.manifest[field] != dataset.manifest[field] for field in ("timeframes", "seq_len")):
+            raise _unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
+        last = max(part["windows"][symbol][1] for part in dataset.manifest["splits"].values())
+        if last > windows.shape("time")[0]:
+            raise _unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
+        _check_ends(windows, streams)
+        symbols[symbol] = SymbolEntries(windows, streams)
+    return symbols
 
 
 def read_ref(store: Path, name: str) -> dict[str, Any]:
-    """A ref: {"name", "dataset": key, "recipe", "data_dir", "updated"}. Raises StoreError naming the refs there are."""
+    """A ref: {"name", "dataset": key, "recipe", "data_dir", "sources", "updated"}.
+
+    Raises StoreError: for a missing one it names those there are.
+    """
     path = store / "refs" / f"{name}.json"
     try:
-        ref = json.loads(path.read_bytes())
-        missing = {"dataset", "recipe", "data_dir", "updated"} - ref.keys()
+        ref = unsealed(json.loads(path.read_bytes()))
     except FileNotFoundError:
         known = ", ".join(ref_names(store)) or "none yet"
         raise StoreError(f"{store}: no dataset named {name} (there are: {known})") from None
-    except (ValueError, AttributeError):
-        raise _damaged(path, "not a JSON object") from None
-    if missing:
-        raise _damaged(path, f"{', '.join(sorted(missing))} missing")
-    return dict(ref)
+    except (ValueError, RecursionError):
+        raise _damaged(path, "it is not as it was written") from None
+    if wrong := fault(ref, REF):
+        raise _damaged(path, wrong)
+    if ref["name"] != name:
+        raise _damaged(path, f"it is the ref of {ref['name']}")
+    return ref
 
 
 def ref_names(store: Path) -> list[str]:
@@ -178,9 +205,33 @@ def ref_names(store: Path) -> list[str]:
     return sorted(path.stem for path in (store / "refs").glob("*.json"))
 
 
-def _shard_bytes(shape: list[int], dtype: str) -> int:
-    return shard_bytes(shape[0], int(np.dtype(dtype).itemsize * np.prod(shape[1:], dtype=np.int64)))
+def _check_stage(entry: Entry) -> None:
+    if wrong := stage_fault(entry.path.parent.name, entry.manifest):
+        raise _unfit(entry.path, f"its manifest does not say what it should: {wrong}")
+
+
+def _check_ends(windows: Entry, streams: dict[str, Entry]) -> None:
+    """That the first and the last window lie within the streams, which a file of other bytes will hardly do."""
+    first, last = windows.first_and_last("ends")
+    for j, (name, stream) in enumerate(streams.items()):
+        rows, length = stream.shape("values")[0], windows.manifest["seq_len"][name]
+        if not length <= first[j] <= last[j] <= rows:
+            file = body_path(windows.path, "ends", 2)
+            what = f"its windows end at bars {first[j]:,} to {last[j]:,} of {name}, which has {rows:,}"
+            raise _unfit(file, f"{what}; a window has {length:,}")
+
+
+def _no_entry(path: Path) -> StoreError:
+    return StoreError(f"{path}: no such entry; run bin/build-cache again to make it")
 
 
 def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(f"{path}: damaged, {what}. Run bin/build-cache again to remake it; nothing else is lost")
+
+
+def _unfit(path: Path, what: str) -> StoreError:
+    """An error for what a build would take as it is, because only its content is wrong."""
+    return StoreError(
+        f"{path}: damaged, {what}. `bin/cache verify --repair` finds and removes what is damaged, and bin/build-cache "
+        "then makes it again; nothing else is lost"
+    )

@@ -171,7 +171,7 @@ class Recipe(Model):
 
     @property
     def symbol(self) -> str:
-        """The symbol's name: stated, or the recipe's name in capitals."""
+        """The symbol's name where the files hold one symbol: stated, or the recipe's name in capitals."""
         return self.source.symbol or self.name.upper()
 
     @property

@@ -4,14 +4,14 @@ Only manifests and file sizes are read. Bytes are those of the array files; meta
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from cache.contents import Id, abandoned, built_at, closure, open_entries, read_diary
 from cache.layout import STAGES
 from cache.reader import Entry, StoreError, open_entry, read_ref, ref_names
-
-Id = tuple[str, str]  # stage, key
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ class Amount:
 
 
 @dataclass(frozen=True)
+class StageAmount(Amount):
+    """The same, with the instants (ISO 8601) when the oldest and the newest of them were built; None without any."""
+
+    oldest: str | None
+    newest: str | None
+
+
+@dataclass(frozen=True)
 class DatasetAmount:
     """What a ref needs: its dataset, windows and streams, and the bars they were made from."""
 
@@ -31,16 +39,21 @@ class DatasetAmount:
     entries: int
     bytes: int
     shared_bytes: int  # of entries that another ref needs too
+    built: str | None  # ISO 8601; None where the dataset's entry is missing or damaged
+    last_used: str  # ISO 8601: in the diary, else when it was last asked for
+    saved_seconds: float  # of building, over all its uses
 
 
 @dataclass(frozen=True)
 class Stats:
     """`total` is the sum of `stages`; `damaged` says what is wrong with what could not be counted."""
 
-    stages: dict[str, Amount]
+    stages: dict[str, StageAmount]
     datasets: list[DatasetAmount]
     unreferenced: Amount
+    abandoned: Amount  # folders that killed builders left, and all that is in them
     total: Amount
+    saved_seconds: float  # of building, over all uses of datasets that are, or were, in the store
     damaged: list[str]
 
 
@@ -48,84 +61,68 @@ def store_stats(store: Path) -> Stats:
     """Count a store. Raises StoreError where there is none; damaged entries and refs are named in the result."""
     names = ref_names(store)
     damaged: list[str] = []
-    entries = dict(_open_all(store, damaged))
-    needed: dict[str, set[Id]] = {}
-    keys: dict[str, str] = {}
+    entries = dict(open_entries(store, damaged))
+    diary = read_diary(store)
+    refs = {}
     for name in names:
         try:
-            keys[name] = read_ref(store, name)["dataset"]
+            refs[name] = read_ref(store, name)
         except StoreError as error:
             damaged.append(str(error))
-            continue
-        needed[name] = _closure(("datasets", keys[name]), store, entries, damaged)
+    needed = {name: _needed(("datasets", ref["dataset"]), store, entries, damaged) for name, ref in refs.items()}
     users = Counter(one for ids in needed.values() for one in ids)
+    left = [one.bytes for one in abandoned(store)]
     return Stats(
-        {stage: _amount((one for one in entries if one[0] == stage), entries) for stage in STAGES},
+        {stage: _stage_amount([entry for one, entry in entries.items() if one[0] == stage]) for stage in STAGES},
         [
             DatasetAmount(
                 name,
-                keys[name],
-                len(ids),
-                _amount(ids, entries).bytes,
-                _amount((one for one in ids if users[one] > 1), entries).bytes,
+                ref["dataset"],
+                len(needed[name]),
+                _amount(needed[name], entries).bytes,
+                _amount((one for one in needed[name] if users[one] > 1), entries).bytes,
+                _built(entries.get(("datasets", ref["dataset"]))),
+                last_used(ref, diary.last),
+                round(diary.saved.get(ref["dataset"], 0.0), 3),
             )
-            for name, ids in needed.items()
+            for name, ref in refs.items()
         ],
         _amount((one for one in entries if one not in users), entries),
+        Amount(len(left), sum(left)),
         _amount(entries, entries),
+        round(sum(diary.saved.values()), 3),
         list(dict.fromkeys(damaged)),
     )
 
 
-def inputs(entry: Entry) -> list[Id]:
-    """The entries that this one was built from. Raises StoreError when its manifest does not tell."""
-    stage = entry.path.parent.name
-    try:
-        named = entry.manifest["components"]["inputs"]
-        if stage == "datasets":
-            return [
-                one
-                for keys in named.values()
-                for one in [("windows", keys["windows"]), *(("streams", key) for key in keys["streams"].values())]
-            ]
-        if stage == "bars":  # of a file, or derived from other bars
-            return [("bars", key) for key in named.get("bars", [])]
-        return [("bars", key) for keys in named.values() for key in keys]
-    except (KeyError, TypeError, AttributeError):
-        raise StoreError(
-            f"{entry.path}: damaged, its manifest does not say what it was built from. Run bin/build-cache "
-            "again to remake it; nothing else is lost"
-        ) from None
+def last_used(ref: Mapping[str, str], in_diary: Mapping[str, datetime]) -> str:
+    """When a dataset was last used (ISO 8601): by its latest line in the diary, else when its ref was written."""
+    found = in_diary.get(ref["dataset"])
+    return found.isoformat(timespec="seconds") if found else ref["updated"]
 
 
-def _open_all(store: Path, damaged: list[str]) -> Iterator[tuple[Id, Entry]]:
-    for stage in STAGES:
-        for path in sorted((store / stage).glob("[!.]*")):  # names with a dot are entries under construction
+def _needed(root: Id, store: Path, entries: Mapping[Id, Entry], damaged: list[str]) -> set[Id]:
+    """What `root` needs, as far as it is there. Missing bars are no fault here: training needs none."""
+    ids = closure(root, entries)
+    for one in sorted(ids - entries.keys()):
+        if one[0] != "bars":
             try:
-                yield (stage, path.name), open_entry(store, stage, path.name)
+                open_entry(store, *one)
             except StoreError as error:
                 damaged.append(str(error))
-
-
-def _closure(root: Id, store: Path, entries: Mapping[Id, Entry], damaged: list[str]) -> set[Id]:
-    """`root` and all that it was built from, as far as it is there. Missing bars are no fault: training needs none."""
-    found: set[Id] = set()
-    waiting = [root]
-    while waiting:
-        one = waiting.pop()
-        if one in found:
-            continue
-        try:
-            if one in entries:
-                found.add(one)
-                waiting.extend(inputs(entries[one]))
-            elif one[0] != "bars":
-                open_entry(store, *one)  # for its words
-        except StoreError as error:
-            damaged.append(str(error))
-    return found
+    return ids & entries.keys()
 
 
 def _amount(ids: Iterable[Id], entries: Mapping[Id, Entry]) -> Amount:
     sizes = [entries[one].bytes for one in ids]
     return Amount(len(sizes), sum(sizes))
+
+
+def _stage_amount(entries: list[Entry]) -> StageAmount:
+    built = sorted(map(built_at, entries))
+    oldest, newest = (built[0].isoformat(), built[-1].isoformat()) if built else (None, None)
+    return StageAmount(len(entries), sum(entry.bytes for entry in entries), oldest, newest)
+
+
+def _built(entry: Entry | None) -> str | None:
+    return built_at(entry).isoformat() if entry else None

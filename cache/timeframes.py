@@ -36,11 +36,11 @@ def duration_ns(text: str) -> int:
 
 
 def format_ns(ns: int) -> str:
-    """A duration for people: the largest unit that divides it (`90min`, `1d`)."""
+    """A duration in the largest unit that divides it (`90min`, `1d`), exactly."""
     for unit in ("w", "d", "h", "min", "s"):
         if ns % _UNIT_NS[unit] == 0 and (ns or unit == "s"):
             return f"{ns // _UNIT_NS[unit]}{unit}"
-    return f"{ns / 1e9:g}s"
+    return f"{ns // 10**9}.{ns % 10**9:09}".rstrip("0") + "s"
 
 
 def format_time(ns: int) -> str:

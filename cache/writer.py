@@ -1,18 +1,15 @@
 """Writes one entry: into a temporary sibling directory, synced, then renamed. Readers never see part of it."""
 
 import hashlib
-import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,11 +22,13 @@ from cache.layout import (
     array_metadata,
     body_path,
     group_metadata,
+    metadata_bytes,
     padded_rows,
     shard_bytes,
     shard_index,
 )
-from cache.reader import entry_exists, entry_path
+from cache.reader import entry_path
+from cache.seal import sealed
 
 
 class ArrayWriter:
@@ -62,6 +61,8 @@ class ArrayWriter:
         return {
             "shape": [self.rows, *spec.columns],
             "dtype": spec.dtype,
+            "dims": list(spec.dims),
+            "attributes": dict(spec.attributes),
             "bytes": shard_bytes(self.rows, spec.row_bytes),
             "md5": self.md5.hexdigest(),
         }
@@ -100,9 +101,7 @@ class EntryWriter:
 
     def publish(self, **details: Any) -> None:
         """Finish all arrays, write the metadata, the manifest last, and make the entry visible."""
-        arrays = {writer.spec.name: writer.finish() for writer in self._arrays}
-        for writer in self._arrays:
-            _write_metadata(self._temporary / writer.spec.name, array_metadata(writer.spec, writer.rows))
+        arrays = self._finish_arrays()
         manifest = {
             "format": FORMAT,
             "stage": self.components.stage,
@@ -117,7 +116,23 @@ class EntryWriter:
                 "by": {"headstart": VERSION, "python": sys.version.split()[0], "numpy": np.__version__},
             },
         }
-        _write_metadata(self._temporary, group_metadata(manifest))
+        self._reveal(manifest)
+
+    def publish_as(self, manifest: dict[str, Any]) -> None:
+        """Publish under a manifest made elsewhere. Raises ValueError naming the arrays that are not what it says."""
+        wrong = [name for name, found in self._finish_arrays().items() if found != manifest["arrays"][name]]
+        if wrong:
+            raise ValueError(", ".join(wrong))
+        self._reveal(manifest)
+
+    def _finish_arrays(self) -> dict[str, Any]:
+        arrays = {writer.spec.name: writer.finish() for writer in self._arrays}
+        for writer in self._arrays:
+            _write_metadata(self._temporary / writer.spec.name, array_metadata(writer.spec, writer.rows))
+        return arrays
+
+    def _reveal(self, manifest: dict[str, Any]) -> None:
+        _write_metadata(self._temporary, group_metadata(sealed(manifest)))
         for path in [*self._temporary.rglob("*"), self._temporary]:
             if path.is_dir() or path.name == "zarr.json":  # the bodies are synced already
                 sync(path)
@@ -130,19 +145,5 @@ class EntryWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-@contextmanager
-def entry_lock(store: Path, components: Components) -> Iterator[bool]:
-    """Hold the one right to build an entry; yields whether it still has to be built.
-
-    Waits while another process builds the same entry. The operating system releases the lock of a dead process.
-    """
-    path = store / "locks" / f"{components.stage}-{components.key}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, thread_local=False):
-        yield not entry_exists(store, components.stage, components.key)
-        if entry_exists(store, components.stage, components.key):
-            path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
-
-
 def _write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
-    (directory / "zarr.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False))
+    (directory / "zarr.json").write_bytes(metadata_bytes(metadata))

@@ -94,8 +94,8 @@ def _closes(series: BarSeries, start: int, until: int) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
-def explain_empty(dropped: Dropped, recipe: Recipe, bars: Mapping[str, BarSeries]) -> UserError:
-    """The error for zero windows: which rule of which timeframe killed them."""
+def explain_empty(dropped: Dropped, symbol: str, recipe: Recipe, bars: Mapping[str, BarSeries]) -> UserError:
+    """The error for zero windows of a symbol: which rule of which timeframe killed them."""
     worst = np.unravel_index(int(dropped.counts.argmax()), dropped.counts.shape)
     name, rule = recipe.timeframes[int(worst[0])], RULES[int(worst[1])]
     remedies = {
@@ -108,6 +108,6 @@ def explain_empty(dropped: Dropped, recipe: Recipe, bars: Mapping[str, BarSeries
     }
     count = int(dropped.counts[worst])
     return UserError(
-        f"{recipe.name}: no windows left of {dropped.candidates:,} candidates. The rule `{rule}` of {name} dropped "
-        f"{count:,}: it {remedies[rule]}"
+        f"{recipe.name}: {symbol} has no windows left of {dropped.candidates:,} candidates. The rule `{rule}` of "
+        f"{name} dropped {count:,}: it {remedies[rule]}"
     )

@@ -1,50 +1,33 @@
-"""Bars from parquet files: which column is what, what the time stamps mean, and whether the prices can be true.
+"""Bars from files: what the time stamps mean, and whether the prices can be true.
 
-Everything here works in blocks, so that memory does not grow with the file.
+The main path of a source file: open_table → recognise → convert → true_rows → blocks of bars. Everything works in
+blocks, so that memory does not grow with the file (but for `policy.unsorted = sort`).
 """
 
-import glob
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cache.recipe import BarsSource
 from cache.timeframes import format_ns, format_time, timeframe_ns
-from configs.errors import UserError
+from pipeline.columns import ROLES, Recognised, recognise, text_columns
+from pipeline.convert import Refuse, in_units, nulls, prices, take
+from pipeline.faults import Repaired, RowError, Rows, true_rows
+from pipeline.files import SourceError
 from pipeline.sessions import day_boundaries
+from pipeline.symbols import check_symbol_columns, rows_of, symbols_in
+from pipeline.tables import Table, open_table
+from pipeline.times import CLAIMS_1970, YEAR_1971_NS, instants
+
+__all__ = ["BLOCK_ROWS", "ROLES", "Block", "ReadLog", "SourceError", "bar_times", "read_bars", "symbols_in"]
 
 BLOCK_ROWS = 131_072
-ROLES = ("time", "open", "high", "low", "close")
-_ALIASES = {
-    "time": ("time", "date", "datetime", "timestamp", "ts", "open_time", "close_time"),
-    "open": ("open", "o"),
-    "high": ("high", "h"),
-    "low": ("low", "l"),
-    "close": ("close", "c"),
-}
-_EPOCH_UNITS = ((10**11, "s", 10**9), (10**14, "ms", 10**6), (10**17, "us", 10**3), (2**63, "ns", 1))
-_YEAR_1971_NS = 365 * 86400 * 10**9
 _ENOUGH_ROWS = 20  # to tell bars of a longer timeframe from a few with gaps between them
-
-
-class SourceError(UserError):
-    """A fault in a source file."""
-
-
-@dataclass(frozen=True)
-class Recognised:
-    """What was made of a file's columns: names by role, the unit of integer times, and remarks for the log."""
-
-    columns: dict[str, str]
-    epoch_unit: str | None
-    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,150 +39,63 @@ class Block:
     ohlc: NDArray[np.float64]
 
 
-def find_files(data_dir: Path, pattern: str) -> list[Path]:
-    """The parquet files that a recipe's `files` value means: a file, a directory of them, or a glob. Sorted by name.
+@dataclass
+class ReadLog:
+    """What there is to say about a file that was read; filled while it is read.
 
-    Raises SourceError when there is none.
+    `recognised` names the column and its type by role, and the file's `format`; `repaired` counts, by the names of
+    cache.recipe.Policy, the rows that a policy changed, and tells the first of them.
     """
-    path = data_dir / pattern
-    if path.is_file():
-        return [path]
-    if path.is_dir() and not any(path.glob("*.parquet")):
-        raise SourceError(f"{path}: there is no *.parquet in this directory")
-    matches = glob.glob(pattern, root_dir=data_dir, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute ones
-    found = sorted(path.glob("*.parquet") if path.is_dir() else (data_dir / match for match in matches))
-    if not found:
-        raise SourceError(f"{path}: no such file, directory or pattern; --data-dir says where the recipe's paths begin")
-    return found
+
+    remarks: list[str] = field(default_factory=list)
+    recognised: dict[str, str] = field(default_factory=dict)
+    repaired: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a parquet file. Raises SourceError for what is none, and for empty ones."""
-    with path.open("rb") as start:
-        if start.read(4) != b"PAR1":
-            raise SourceError(
-                f"{path}: not a parquet file; convert it, for example by pandas.read_csv(…).to_parquet(…)"
-            )
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # the system's own, such as a missing file; Arrow's for damage have none
-            raise
-        raise SourceError(f"{path}: not a readable parquet file, perhaps truncated ({error}); fetch it again") from None
-    if file.metadata.num_rows == 0:
-        raise SourceError(f"{path}: holds no rows")
-    return file
+def read_bars(
+    path: Path, source: BarsSource, timeframe: str, where: Mapping[str, str], log: ReadLog
+) -> Iterator[Block]:
+    """Read and check the bars of one file, or those of one symbol in it.
 
-
-def read_bars(path: Path, source: BarsSource, timeframe: str, remarks: list[str]) -> Iterator[Block]:
-    """Read and check the bars of one file.
-
-    `remarks` receives what was recognised. Raises SourceError naming file, column, row (counted from 0), value and
-    remedy at the first row that cannot be true; rows must be in increasing order of time.
+    `where` maps symbol columns to the values of the symbol; empty: all rows. Raises SourceError naming file, column,
+    row (counted from 0 in the file), value and remedy at the first row that cannot be true, unless `source.policy`
+    repairs it. Bars come in increasing order of time. With `policy.unsorted = sort` all of them are held in memory.
     """
-    file = open_parquet(path)
-    recognised = recognise(file, path, source)
-    remarks.extend(recognised.remarks)
-    names = [recognised.columns[role] for role in ROLES]
-    for name in names[1:]:
-        kind = file.schema_arrow.field(name).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise SourceError(f"{path}: column {name} holds {kind}, not numbers; store prices as float64")
+    table = open_table(path)
+    check_symbol_columns(table, list(where))
+    recognised = recognise(table, source)
+    log.remarks.extend(recognised.remarks)
+    log.recognised.update({role: f"{name} ({table.kind_of(name)})" for role, name in recognised.columns.items()})
+    log.recognised["format"] = table.format
     length = timeframe_ns(timeframe)
-    previous: int | None = None
-    closest = np.iinfo(np.int64).max
-    previous_close = np.iinfo(np.int64).min
-    row = 0
+    previous_close, count = np.iinfo(np.int64).min, 0
     try:
-        for batch in file.iter_batches(BLOCK_ROWS, columns=names):
-            for name in names:
-                if batch.column(name).null_count:
-                    at = row + pc.index(batch.column(name).is_null(), True).as_py()
-                    raise SourceError(
-                        f"{path}: column {name}, row {at:,}: the value is missing; correct or remove the row"
-                    )
-            label = _time_ns(batch.column(names[0]), path, names[0], row, source, recognised.epoch_unit)
-            prices = [_numpy(batch.column(name), pa.float64()) for name in names[1:]]
-            ohlc = np.stack(prices, axis=1)
-            fault = first_fault(label, ohlc, previous)
-            if fault:
-                at, column, what, remedy = fault
-                texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
-                if column == 0 and texts:
-                    remedy = f"if {', '.join(texts)} tell symbols apart, split the file: one symbol a dataset"
-                value = format_time(label[at]) if column == 0 else ohlc[at, column - 1]
-                raise SourceError(f"{path}: column {names[column]}, row {row + at:,}: {value} {what}; {remedy}")
+        for rows, closest in true_rows(_rows(table, recognised, source, where), source.policy, log.repaired):
+            label = rows.label
+            if not count and 0 <= label[0] < YEAR_1971_NS:
+                raise _fault(table, recognised, 0, int(rows.number[0]), f"{format_time(label[0])} {CLAIMS_1970}")
             open_time, close_time = bar_times(label, source, timeframe)
-            overlapping = np.flatnonzero(open_time < np.append(previous_close, close_time[:-1]))
-            if len(overlapping):
-                at = int(overlapping[0])
-                raise SourceError(
-                    f"{path}: column {names[0]}, row {row + at:,}: {format_time(label[at])} begins before the bar "
-                    f"in the row before has ended; are these {timeframe} bars? data.source.files says so"
-                )
-            steps = np.diff(label) if previous is None else np.diff(label, prepend=previous)
-            closest = min(closest, int(steps.min())) if len(steps) else closest
-            yield Block(open_time, close_time, ohlc)
-            previous, previous_close, row = int(label[-1]), int(close_time[-1]), row + len(label)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: cannot be read beyond row {row:,} ({error}); fetch the file again") from None
-    if row >= _ENOUGH_ROWS and closest > length and timeframe != "d":
+            if timeframe == "d" or closest < length:
+                overlapping = np.flatnonzero(open_time < np.append(previous_close, close_time[:-1]))
+                if len(overlapping):
+                    at = int(overlapping[0])
+                    what = (
+                        f"{format_time(label[at])} begins before the bar in the row before has ended; are these "
+                        f"{timeframe} bars? data.source.files says so"
+                    )
+                    raise _fault(table, recognised, 0, int(rows.number[at]), what)
+            yield Block(open_time, close_time, rows.ohlc)
+            previous_close, count = int(close_time[-1]), count + len(label)
+    except RowError as fault:
+        raise _worded(fault, table, recognised, source) from None
+    if not count:
+        raise SourceError(f"{path}: {_why_nothing(where, log.repaired)}")
+    if count >= _ENOUGH_ROWS and closest > length and timeframe != "d":
         raise SourceError(
-            f"{path}: no two of its {row:,} bars are as close as {timeframe} bars are, the closest being "
+            f"{path}: no two of its {count:,} bars are as close as {timeframe} bars are, the closest being "
             f"{format_ns(closest)} apart. Name their timeframe in data.source.files; as {timeframe} they would "
             "count as closed too early"
         )
-
-
-def recognise(file: pq.ParquetFile, path: Path, source: BarsSource) -> Recognised:
-    """Decide which columns hold time and prices. Raises SourceError listing what was found when it is unclear."""
-    schema = file.schema_arrow
-    stated = {str(role): name for role, name in source.columns.items()}
-    for role, name in stated.items():
-        if name not in schema.names:
-            raise SourceError(f"{path}: data.source.columns.{role} names {name}, but the columns are {schema.names}")
-    columns: dict[str, str] = dict(stated)
-    remarks: list[str] = []
-    for role in ROLES[1:]:
-        if role not in stated:
-            columns[role] = _only(path, role, [n for n in schema.names if n.lower() in _ALIASES[role]], schema.names)
-    rest = [n for n in schema.names if n not in columns.values() or n in stated.values()]
-    try:
-        first = next(file.iter_batches(1, columns=rest))
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: cannot be read ({error}); fetch the file again") from None
-    if "time" not in stated:
-        named = [n for n in schema.names if n.lower() in _ALIASES["time"]]
-        index = [n for n in _index_columns(schema) if pa.types.is_timestamp(schema.field(n).type)]
-        false_index = [n for n in index if 0 <= _first_ns(first, n) < _YEAR_1971_NS]
-        better = [n for n in named if n not in false_index]
-        if false_index and better:
-            remarks.append(f"the index of {path.name} claims 1970; column {', '.join(better)} is used instead")
-        candidates = better or [n for n in index if n not in false_index] or named or index
-        columns["time"] = _only(path, "time", candidates, schema.names)
-    kind = schema.field(columns["time"]).type
-    unit = None
-    if pa.types.is_integer(kind):
-        stamp = first.column(columns["time"])[0].as_py()
-        unit, scale = next((u, s) for limit, u, s in _EPOCH_UNITS if abs(stamp or 0) < limit)
-        if stamp is not None and stamp * scale < _YEAR_1971_NS:
-            raise SourceError(
-                f"{path}: column {columns['time']}, row 0: {stamp} is not a time (it would be in 1970); "
-                "name the right column in data.source.columns.time"
-            )
-        remarks.append(f"times of {path.name} are read as integers in {unit} since 1970")
-    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if 0 <= _first_ns(first, columns["time"]) < _YEAR_1971_NS:
-            raise SourceError(
-                f"{path}: column {columns['time']}, row 0: {first.column(columns['time'])[0]} lies in 1970; whatever "
-                "wrote the file took integers for nanoseconds. Name the column with the true times in "
-                "data.source.columns.time"
-            )
-    else:
-        raise SourceError(
-            f"{path}: column {columns['time']} holds {kind}, not times; store timestamps, or integers since 1970"
-        )
-    return Recognised(columns, unit, tuple(remarks))
 
 
 def bar_times(
@@ -218,75 +114,73 @@ def bar_times(
     return (label, label + length) if source.label == "left" else (label - length, label)
 
 
-def first_fault(
-    label: NDArray[np.int64], ohlc: NDArray[np.float64], previous: int | None
-) -> tuple[int, int, str, str] | None:
-    """The first row of a block that cannot be true: (row, column, what is wrong, remedy), or None.
-
-    label int64 [n] and ohlc float64 [n, 4]; `previous` is the label before the block, if any. Column 0 is the time, 1
-    to 4 are open, high, low and close.
-    """
-    open_, high, low, close = ohlc.T
-    step = np.diff(label, prepend=label[0] - 1 if previous is None else previous)
-    remove = "correct or remove the row"
-    checks = [
-        (step < 0, 0, "is earlier than the row before", "sort the file by time"),
-        (step == 0, 0, "repeats the time of the row before", "remove the duplicate"),
-        *((~np.isfinite(ohlc[:, k]), k + 1, "is not a finite number", remove) for k in range(4)),
-        *((ohlc[:, k] <= 0, k + 1, "is not positive", remove) for k in range(4)),
-        (high < np.maximum(open_, close), 2, "is below the bar's open or close", remove),
-        (low > np.minimum(open_, close), 3, "is above the bar's open or close", remove),
-    ]
-    faults = [(int(bad.argmax()), order) for order, (bad, *_) in enumerate(checks) if bad.any()]
-    if not faults:
-        return None
-    at, order = min(faults)
-    _, column, what, remedy = checks[order]
-    return at, column, what, remedy
+def _rows(table: Table, recognised: Recognised, source: BarsSource, where: Mapping[str, str]) -> Iterator[Rows]:
+    """The rows of the symbol, converted but not checked."""
+    names = [recognised.columns[role] for role in ROLES]
+    start = 0
+    for batch in table.batches(list(dict.fromkeys([*names, *where])), BLOCK_ROWS):
+        number = np.arange(start, start + batch.num_rows)
+        start += batch.num_rows
+        if where:
+            chosen = rows_of(batch, where)
+            if not len(chosen):
+                continue
+            batch, number = take(batch, chosen), number[chosen]
+        yield _converted(batch, number, table, recognised, source)
 
 
-def _only(path: Path, role: str, candidates: list[str], names: list[str]) -> str:
-    if len(candidates) == 1:
-        return candidates[0]
-    found = f"several columns could be it: {candidates}" if candidates else f"none of the columns is known: {names}"
-    raise SourceError(f"{path}: which column is the {role}? {found}. Name it in data.source.columns.{role}")
+def _converted(
+    batch: pa.RecordBatch, number: NDArray[np.int64], table: Table, recognised: Recognised, source: BarsSource
+) -> Rows:
+    columns = [batch.column(recognised.columns[role]) for role in ROLES]
+
+    def values(k: int, convert: Callable[[pa.Array, Refuse], NDArray[Any]], empty: float) -> NDArray[Any]:
+        there, numbers = columns[k], number
+        if columns[k].null_count:
+            present = ~nulls(columns[k])
+            there, numbers = columns[k].drop_null(), number[present]
+        found = convert(there, lambda at, what: _fault(table, recognised, k, int(numbers[at]), what))
+        if not columns[k].null_count:
+            return found
+        whole = np.full(len(number), empty, found.dtype)
+        whole[present] = found
+        return whole
+
+    def price(column: pa.Array, refuse: Refuse) -> NDArray[np.float64]:
+        found = prices(column, refuse)
+        return in_units(found, source.points_per_unit, refuse) if source.points_per_unit else found
+
+    label = values(0, lambda column, refuse: instants(column, recognised.form, source.timezone, refuse), 0)
+    ohlc = np.stack([values(k, price, np.nan) for k in range(1, 5)], axis=1)
+    missing = np.stack([nulls(column) for column in columns], axis=1) if any(c.null_count for c in columns) else None
+    return Rows(number, label, ohlc, missing)
 
 
-def _index_columns(schema: pa.Schema) -> list[str]:
-    described = (schema.pandas_metadata or {}).get("index_columns", [])
-    return [name for name in described if isinstance(name, str) and name in schema.names]
+def _fault(table: Table, recognised: Recognised, column: int, row: int, what: str) -> SourceError:
+    return SourceError(f"{table.path}: column {recognised.columns[ROLES[column]]}, row {row:,}: {what}")
 
 
-def _first_ns(first: pa.RecordBatch, name: str) -> int:
-    value = first.column(name).cast(pa.timestamp("ns"), safe=False)[0].value
-    return int(value) if value is not None else _YEAR_1971_NS
+def _worded(fault: RowError, table: Table, recognised: Recognised, source: BarsSource) -> SourceError:
+    remedy = fault.remedy
+    others = text_columns(table, {*recognised.columns.values(), *source.symbol_columns})
+    if fault.fault in ("duplicate", "unsorted") and others:
+        remedy = (
+            f"if {', '.join(others)} {'tells' if len(others) == 1 else 'tell'} symbols apart, set "
+            f"data.source.symbol_columns: [{', '.join([*source.symbol_columns, *others])}]; otherwise {remedy}"
+        )
+    value = ""
+    if fault.fault in ("duplicate", "unsorted"):
+        value = f"{format_time(fault.label)} "
+    elif fault.fault != "missing":
+        points = source.points_per_unit
+        value = f"{fault.price * points:.0f} " if points else f"{fault.price} "
+    return _fault(table, recognised, fault.column, fault.row, f"{value}{fault.what}; {remedy}")
 
 
-def _numpy(column: pa.Array, kind: pa.DataType) -> NDArray[Any]:
-    """A column without nulls as NumPy sees it. (pyarrow's `to_numpy` imports pandas: 0.2 s.)"""
-    return np.from_dlpack(column.cast(kind))
-
-
-def _time_ns(
-    column: pa.Array, path: Path, name: str, row: int, source: BarsSource, unit: str | None
-) -> NDArray[np.int64]:
-    if unit is not None:
-        limit, scale = next((limit, s) for limit, u, s in _EPOCH_UNITS if u == unit)
-        since_1970 = _numpy(column, pa.int64())
-        beyond = np.flatnonzero(np.abs(since_1970) >= limit)
-        if len(beyond):
-            raise SourceError(
-                f"{path}: column {name}, row {row + int(beyond[0]):,}: {since_1970[beyond[0]]} is not a time in {unit} "
-                "since 1970, as the rows before it are; correct or remove the row"
-            )
-        return since_1970 * scale
-    stamps = column.cast(pa.timestamp("ns", getattr(column.type, "tz", None)))
-    if stamps.type.tz is None and source.timezone != "UTC":
-        try:
-            stamps = pc.assume_timezone(stamps, source.timezone)
-        except pa.ArrowInvalid as error:
-            raise SourceError(
-                f"{path}: column {name}, rows {row:,} to {row + len(column):,}: {error}. In {source.timezone} that "
-                "hour is skipped or repeated when clocks change; store the times in UTC"
-            ) from None
-    return _numpy(stamps, pa.int64())
+def _why_nothing(where: Mapping[str, str], repaired: Repaired) -> str:
+    if repaired:
+        dropped = ", ".join(f"{count['rows']:,} for {fault}" for fault, count in repaired.items())
+        return f"data.source.policy leaves none of its rows: it drops {dropped}. Look at the file, or fetch it again"
+    if where:
+        return f"no row has {' and '.join(f'{name} = {value}' for name, value in where.items())}"
+    return "holds no rows"

@@ -1,4 +1,4 @@
-"""The main path of a build: find sources → plan → make what is missing → point the ref at the dataset."""
+"""The main path of a build: find sources → plan → explain → make what is missing → point the ref at the dataset."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +8,17 @@ from pathlib import Path
 
 from cache.console import Console
 from cache.files import write_atomically
-from cache.keys import canonical_json, source_md5
-from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry, read_ref
+from cache.locks import building
+from cache.reader import Dataset, Entry, open_dataset, open_entry
 from cache.recipe import Recipe
+from cache.seal import canonical_json, sealed
+from cache.uses import record_use
+from configs.errors import UserError
 from pipeline import kernels
-from pipeline.bars import SourceError, find_files
 from pipeline.execute import build_node
-from pipeline.plan import Node, Plan, SourceFile, make_plan
+from pipeline.explain import explain, in_short, source_paths
+from pipeline.plan import Node, Plan, Sources, make_plan
+from pipeline.sources import find_sources
 
 
 class StoppedError(Exception):
@@ -26,50 +30,29 @@ class Outcome:
     """What a build did."""
 
     dataset: Dataset
-    remarks: list[str]  # how sources were understood, where that was not plain
+    bars: list[Entry]  # the source shards
     hits: int
     built: list[str]
 
 
 def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Console) -> Outcome:
     """Build the dataset of a recipe, reusing every entry that exists. Raises UserError and OSError."""
-    with console.phase("fingerprint sources"):
-        sources = fingerprint(recipe, data_dir, store)
-    plan = make_plan(recipe, sources)
-    tell_changes(recipe, store, console)
-    missing = [node for node in plan.nodes if not entry_exists(store, node.components.stage, node.components.key)]
-    built = make_entries(missing, recipe, store, workers, console) if missing else []
-    point_ref(plan, data_dir, store)
-    bars = [open_entry(store, "bars", node.components.key) for node in plan.nodes if node.path is not None]
-    remarks = [remark for entry in bars for remark in entry.manifest["remarks"]]
-    return Outcome(open_dataset(store, recipe.name), remarks, len(plan.nodes) - len(missing), built)
-
-
-def fingerprint(recipe: Recipe, data_dir: Path, store: Path) -> dict[str, list[SourceFile]]:
-    """The source files of every timeframe, with the MD5 of their content (remembered in the store).
-
-    Raises SourceError when two files of a timeframe hold the same.
-    """
-    sources = {
-        name: [SourceFile(path, source_md5(path, store / "sources")) for path in find_files(data_dir, pattern)]
-        for name, pattern in sorted(recipe.source.files.items())
-    }
-    for files in sources.values():
-        first: dict[str, Path] = {}
-        for file in files:
-            if (same := first.setdefault(file.md5, file.path)) != file.path:
-                raise SourceError(f"{file.path}: the same content as {same.name}; remove one of them")
-    return sources
-
-
-def tell_changes(recipe: Recipe, store: Path, console: Console) -> None:
-    """Say which fields of the recipe differ from the last build under this name."""
-    try:
-        last = read_ref(store, recipe.name)["recipe"]
-    except StoreError:
-        return
-    for key, old, new in recipe.differs_from(last):
-        console.line(f"  changed since the last build: {key} {old} → {new}")
+    with building(store):
+        with console.phase("fingerprint sources"):
+            sources = find_sources(recipe, data_dir, store)
+        plan = make_plan(recipe, sources)
+        explanation = explain(plan, sources, data_dir, store)
+        for line in in_short(explanation):
+            console.line(line)
+        missing = explanation.missing
+        built = make_entries(missing, recipe, store, workers, console) if missing else []
+        point_ref(plan, sources, data_dir, store)
+    hits = [open_entry(store, node.components.stage, key) for key, node in explanation.hits.items()]
+    if hits:
+        saved = sum(float(entry.manifest["built"]["seconds"]) for entry in hits)
+        record_use(store, "build", plan.dataset.components.key, saved)
+    bars = [open_entry(store, "bars", node.components.key) for node in plan.nodes if node.file is not None]
+    return Outcome(open_dataset(store, recipe.name), bars, len(hits), built)
 
 
 def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, console: Console) -> list[str]:
@@ -103,20 +86,27 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
                 if made[node.components.key].result():
                     bar.write(f"  built {node.label}", file=console.stream)
                     labels.append(node.label)
-        except BaseException:
+        except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                done = sum(one.done() and not one.cancelled() and not one.exception() for one in made.values())
+                raise UserError(
+                    f"interrupted; {done} of {len(nodes)} entries to build are done and kept. Run the same command "
+                    "again to go on from there"
+                ) from None
             raise
     return labels
 
 
-def point_ref(plan: Plan, data_dir: Path, store: Path) -> None:
-    """Let the recipe's name stand for the dataset, and keep the recipe as it was asked for."""
+def point_ref(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> None:
+    """Let the recipe's name stand for the dataset; keep the recipe as it was asked for, and what the sources were."""
     ref = {
         "name": plan.recipe.name,
         "dataset": plan.dataset.components.key,
         "recipe": plan.recipe.model_dump(),
         "data_dir": str(data_dir.resolve()),
+        "sources": source_paths(sources, data_dir),
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_atomically(store / "refs" / f"{plan.recipe.name}.json", canonical_json(ref))
+    write_atomically(store / "refs" / f"{plan.recipe.name}.json", canonical_json(sealed(ref)))

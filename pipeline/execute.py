@@ -3,23 +3,24 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from cache.keys import check_unchanged
 from cache.layout import TIME_ATTRIBUTES, ArraySpec
-from cache.reader import open_entry
+from cache.locks import entry_lock
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
-from cache.writer import EntryWriter, entry_lock
+from cache.writer import EntryWriter
 from configs.errors import UserError
 from pipeline.align import Dropped, align, explain_empty
-from pipeline.bars import Block, read_bars
+from pipeline.bars import Block, ReadLog, read_bars
+from pipeline.dataset import describe_dataset
 from pipeline.derive import derive_bars
 from pipeline.features import feature_set, fit_statistics, normalised
 from pipeline.plan import Node
 from pipeline.series import BarSeries
-from pipeline.split import split_windows, train_cutoff
+from pipeline.split import train_cutoff
 
 Advance = Callable[[int], None]
 
@@ -37,11 +38,10 @@ def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance) -> boo
 
 
 def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    remarks: list[str] = []
-    timeframe = str(node.timeframe)
-    if node.path is not None:
-        blocks: Iterable[Block] = read_bars(node.path, recipe.source, timeframe, remarks)
-        origin = node.path.name
+    log, timeframe = ReadLog(), str(node.timeframe)
+    if node.file is not None:
+        blocks: Iterable[Block] = read_bars(node.file.path, recipe.source, timeframe, node.file.rows, log)
+        origin = node.file.path.name
     else:
         base = BarSeries(store, node.components.inputs["bars"])
         blocks = derive_bars(base.blocks(), timeframe, recipe.source.session)
@@ -61,7 +61,16 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
         raise UserError(
             f"{node.symbol}: {origin}: the data does not fill a single bar; add data, or leave {timeframe} out"
         )
-    entry.publish(origin=origin, remarks=remarks, first_open=first_open, last_close=last_close)
+    if node.file is not None and node.file.identity:
+        check_unchanged(node.file.path, node.file.identity)
+    entry.publish(
+        origin=origin,
+        recognised=log.recognised,
+        remarks=log.remarks,
+        repaired=log.repaired,
+        first_open=first_open,
+        last_close=last_close,
+    )
 
 
 def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
@@ -74,7 +83,7 @@ def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
         time.append(block_time)
         advance(len(block_time))
     if not dropped.kept:
-        raise explain_empty(dropped, recipe, bars)
+        raise explain_empty(dropped, node.symbol, recipe, bars)
     entry.publish(
         timeframes=recipe.timeframes,
         seq_len=recipe.seq_lens,
@@ -84,10 +93,10 @@ def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
 
 
 def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    bars, base = (BarSeries(store, node.components.inputs[name]) for name in ("bars", "base"))
+    bars = BarSeries(store, node.components.inputs["bars"])
     features = feature_set(recipe.features.set)
     where = f"{node.symbol} {node.timeframe}"
-    cutoff = train_cutoff(base, recipe)
+    cutoff = train_cutoff(store, node.components.inputs.get("split", ()), recipe)
     train_rows = bars.completed_by(cutoff)
     statistics = fit_statistics(bars, features, train_rows, where)
     values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
@@ -103,26 +112,14 @@ def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
         timeframe=node.timeframe,
         nominal_length=timeframe_ns(str(node.timeframe)),
         features=list(features.columns),
+        reveals=list(features.reveals),
         feature_set=recipe.features.set,
         statistics=statistics.manifest(features.columns, cutoff),
     )
 
 
 def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    keys = node.components.inputs[recipe.symbol]
-    windows = open_entry(store, "windows", keys["windows"])
-    bars = {name: BarSeries(store, shards) for name, shards in windows.manifest["components"]["inputs"].items()}
-    parts = split_windows(windows, bars, recipe)
-    splits: dict[str, Any] = {
-        name: {**parts[name], "windows": {recipe.symbol: parts[name]["windows"]}} for name in ("train", "val")
-    }
-    entry.publish(
-        timeframes=recipe.timeframes,
-        seq_len=recipe.seq_lens,
-        splits=splits,
-        purged=parts["purged"],
-        recipe=recipe.model_dump(),
-    )
+    entry.publish(**describe_dataset(recipe, node.components.inputs, store))
     advance(1)
 
 

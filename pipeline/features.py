@@ -4,7 +4,8 @@
 `returns`  log(open/c₋₁), log(high/c₋₁), log(low/c₋₁), log(close/c₋₁), log(high/low), body %
 
 c₋₁ is the previous bar's close (for the very first bar its own open) and body % = 100·|close − open| / (high − low),
-0 where high = low. Columns are z-scored by the mean and the (population) standard deviation of the training rows.
+0 where high = low. Columns are z-scored by the mean and the (population) standard deviation of the training rows. A
+column that does not vary there, such as log(open/c₋₁) where every bar opens at the close before, is only centred.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,28 +22,42 @@ from pipeline.series import BarSeries
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A named function from bars to columns; `version` rises whenever its values change."""
+    """A named function from bars to columns; `version` rises whenever its values change.
+
+    `reveals` names the columns that, with the others of the same bar, give away the close of the bar before; `lookback`
+    is the number of bars before its own that a row may read.
+    """
 
     version: int
     columns: tuple[str, ...]
+    reveals: tuple[str, ...]
+    lookback: int
     kernel: Callable[[NDArray[np.float64], float, NDArray[np.float64]], None]
 
 
 FEATURE_SETS = {
-    "price": FeatureSet(1, ("open", "high", "low", "close", "delta_close", "body_pct"), kernels.price_features),
+    "price": FeatureSet(
+        1, ("open", "high", "low", "close", "delta_close", "body_pct"), ("delta_close",), 1, kernels.price_features
+    ),
     "returns": FeatureSet(
-        1, ("log_open", "log_high", "log_low", "log_close", "log_range", "body_pct"), kernels.return_features
+        1, ("log_open", "log_high", "log_low", "log_close", "log_range", "body_pct"), (), 1, kernels.return_features
     ),
 }
+
+_CLOSE = 3  # the column of every feature set that describes the close
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Column moments of the training rows: mean and std float64 [F], over `rows` bars."""
+    """Column moments of the training rows: mean and std float64 [F], over `rows` bars.
+
+    `constant` are the numbers of the columns that do not vary over them; their std is given as 1.
+    """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     rows: int
+    constant: tuple[int, ...] = ()
 
     def manifest(self, columns: tuple[str, ...], until_ns: int) -> dict[str, Any]:
         """As kept in the manifest."""
@@ -51,6 +66,7 @@ class Statistics:
             "until": until_ns,
             "mean": dict(zip(columns, map(float, self.mean), strict=True)),
             "std": dict(zip(columns, map(float, self.std), strict=True)),
+            "constant": [columns[k] for k in self.constant],
         }
 
 
@@ -79,7 +95,7 @@ def compute_features(
 def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where: str) -> Statistics:
     """Mean and standard deviation of the first `train_rows` rows.
 
-    Blocks are merged by Chan, Golub and LeVeque (1983). Raises UserError when a column does not vary.
+    Blocks are merged by Chan, Golub and LeVeque (1983). Raises UserError when the close does not vary.
     """
     width = len(features.columns)
     mean, scatter, rows = np.zeros(width), np.zeros(width), 0
@@ -94,13 +110,15 @@ def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where
     if not rows:
         raise UserError(f"{where}: no bar had closed by the end of training; shorten data.split.embargo, or add data")
     std = np.sqrt(scatter / rows)
-    for name, value, centre in zip(features.columns, std, mean, strict=True):
-        if not value > 1e-9 * abs(centre):  # rounding leaves a constant column some 1e-13 of its value
-            raise UserError(
-                f"{where}: feature {name} does not vary over its {rows:,} training rows, so it cannot be scaled; "
-                "check the prices, or take another feature set (data.features.set=price)"
-            )
-    return Statistics(mean, std, rows)
+    # rounding leaves a constant column some 1e-13 of its value, and a logarithm that is always 0 some 1e-16
+    constant = np.flatnonzero(std <= 1e-9 * np.abs(mean) + 1e-13)
+    if _CLOSE in constant:
+        raise UserError(
+            f"{where}: feature {features.columns[_CLOSE]} does not vary over its {rows:,} training rows; check the "
+            "prices, or give more data"
+        )
+    std[constant] = 1
+    return Statistics(mean, std, rows, tuple(map(int, constant)))
 
 
 def normalised(
@@ -118,6 +136,7 @@ def normalised(
         yield ohlc, out
     mean = sums / statistics.rows
     std = np.sqrt(np.maximum(squares / statistics.rows - mean**2, 0))
+    std[list(statistics.constant)] += 1  # theirs is 0, and so it stays
     for name, m, s in zip(features.columns, mean, std, strict=True):
         if not (abs(m) < 1e-3 and abs(s - 1) < 1e-3):
             raise UserError(

@@ -1,24 +1,34 @@
 """What a build needs, as a pure function of the recipe and the sources' fingerprints. No file is touched here."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.keys import Components
+from cache.keys import Components, Identity
 from cache.recipe import Recipe
-from cache.timeframes import duration_ns
+from cache.timeframes import duration_ns, format_ns, format_time
 from pipeline.features import feature_set
 
-STAGE_VERSIONS = {"bars": 1, "streams": 1, "windows": 1, "datasets": 1}
+STAGE_VERSIONS = {"bars": 2, "streams": 2, "windows": 2, "datasets": 2}
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A source file and the MD5 of its content."""
+    """The rows of one symbol in a source file.
+
+    `md5` is that of the file's whole content, `identity` what the file was when it was hashed, `touched` says that its
+    content is what it was before while its identity is not. `rows` holds the symbol columns' values; empty: all rows.
+    """
 
     path: Path
     md5: str
+    identity: Identity | None = None
+    touched: bool = False
+    rows: Mapping[str, str] = field(default_factory=dict)
+
+
+Sources = Mapping[str, Mapping[str, Sequence[SourceFile]]]  # by symbol and timeframe
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,12 @@ class Node:
     needs: tuple[str, ...]  # keys of nodes that come before
     symbol: str
     timeframe: str | None = None
-    path: Path | None = None
+    file: SourceFile | None = None
 
     @property
     def label(self) -> str:
         """For people: `streams SSE m5`."""
-        parts = (self.components.stage, self.symbol, self.timeframe, self.path and self.path.name)
+        parts = (self.components.stage, self.symbol, self.timeframe, self.file and self.file.path.name)
         return " ".join(str(part) for part in parts if part)
 
 
@@ -51,67 +61,103 @@ class Plan:
         return self.nodes[-1]
 
 
-def make_plan(recipe: Recipe, sources: Mapping[str, Sequence[SourceFile]]) -> Plan:
-    """Plan a dataset. `sources` holds the files of every timeframe that the recipe names files for."""
-    shards = [
-        Node(_component("bars", _source_fields(recipe, name), {"content": f.md5}), (), recipe.symbol, name, f.path)
-        for name, files in sources.items()
-        for f in files
-    ]
-    # sorted, so that the names of the files do not matter; a series orders its shards by time
-    keys = {name: tuple(sorted(node.components.key for node in shards if node.timeframe == name)) for name in sources}
-    base = keys[recipe.base]
-    derived = [
-        Node(_component("bars", _derived_fields(recipe, name), {"bars": base}), base, recipe.symbol, name)
-        for name in recipe.timeframes
-        if name not in sources
-    ]
-    keys |= {str(node.timeframe): (node.components.key,) for node in derived}
+def make_plan(recipe: Recipe, sources: Sources) -> Plan:
+    """Plan a dataset of every symbol that there are files for."""
+    shards = {symbol: _shards(recipe, symbol, files) for symbol, files in sources.items()}
+    keys = {  # sorted, so that the names of the files do not matter; a series orders its shards by time
+        symbol: {name: tuple(sorted(n.components.key for n in nodes if n.timeframe == name)) for name in files}
+        for (symbol, files), nodes in zip(sources.items(), shards.values(), strict=True)
+    }
+    # val_fraction divides the time of all symbols together; a stated train_end needs no bars at all
+    all_base = sorted({key for of_symbol in keys.values() for key in of_symbol[recipe.base]})
+    split_bars = all_base if recipe.train_end_ns is None else []
+    nodes = [node for of_symbol in shards.values() for node in of_symbol]
+    entries: dict[str, dict[str, Any]] = {}
+    for symbol in sources:
+        made = list(_symbol_nodes(recipe, symbol, keys[symbol], split_bars))
+        nodes += made
+        windows = next(node for node in made if node.components.stage == "windows")
+        streams = {str(node.timeframe): node.components.key for node in made if node.components.stage == "streams"}
+        entries[symbol] = {
+            "windows": windows.components.key,
+            "streams": {name: streams[name] for name in recipe.timeframes},
+        }
+    needs = tuple(key for one in entries.values() for key in (one["windows"], *one["streams"].values()))
+    nodes.append(Node(_component("datasets", {"split": _split_fields(recipe)}, entries), needs, recipe.name))
+    unique: dict[str, Node] = {}  # symbols with the same bars share their entries
+    for node in nodes:
+        unique.setdefault(node.components.key, node)
+    return Plan(recipe, tuple(unique.values()))
 
+
+def _shards(recipe: Recipe, symbol: str, files: Mapping[str, Sequence[SourceFile]]) -> list[Node]:
+    nodes = []
+    for timeframe, of_timeframe in files.items():
+        for file in of_timeframe:
+            inputs = {"content": file.md5, **({"rows": dict(file.rows)} if file.rows else {})}
+            nodes.append(
+                Node(_component("bars", _source_fields(recipe, timeframe), inputs), (), symbol, timeframe, file)
+            )
+    return nodes
+
+
+def _symbol_nodes(
+    recipe: Recipe, symbol: str, given: Mapping[str, tuple[str, ...]], split_bars: list[str]
+) -> Iterator[Node]:
+    """What is made of one symbol's shards, whose keys `given` holds by timeframe."""
+    base = given[recipe.base]
+    derived = [
+        Node(_component("bars", _derived_fields(recipe, name), {"bars": base}), base, symbol, name)
+        for name in recipe.timeframes
+        if name not in given
+    ]
+    keys = {**given, **{str(node.timeframe): (node.components.key,) for node in derived}}
+    split = {"split": split_bars} if split_bars else {}
     streams = {
         name: Node(
-            _component("streams", _stream_fields(recipe, name), {"bars": keys[name], "base": base}),
-            (*keys[name], *base),
-            recipe.symbol,
+            _component("streams", _stream_fields(recipe, name), {"bars": keys[name], **split}),
+            (*keys[name], *split_bars),
+            symbol,
             name,
         )
         for name in recipe.timeframes
     }
     inputs = {name: keys[name] for name in recipe.timeframes}
-    windows = Node(
+    yield streams.pop(recipe.base)  # the longest work, and it waits for nothing but the base bars
+    yield from derived
+    yield Node(
         _component("windows", _window_fields(recipe), inputs),
         tuple(key for shard_keys in inputs.values() for key in shard_keys),
-        recipe.symbol,
+        symbol,
     )
-    stream_keys = {name: node.components.key for name, node in streams.items()}
-    entries = {"windows": windows.components.key, "streams": stream_keys}
-    dataset = Node(
-        _component("datasets", _split_fields(recipe), {recipe.symbol: entries}),
-        (windows.components.key, *stream_keys.values()),
-        recipe.name,
-    )
-    # the base stream is the longest work and waits for nothing but the base bars
-    base_stream = streams.pop(recipe.base)
-    return Plan(recipe, (*shards, base_stream, *derived, windows, *streams.values(), dataset))
+    yield from streams.values()
 
 
 def _component(stage: str, fields: dict[str, Any], inputs: dict[str, Any]) -> Components:
     return Components(stage, STAGE_VERSIONS[stage], fields, inputs)
 
 
+# The fields of an entry: the part of the recipe that decides its bytes, under the recipe's own names.
+
+
 def _source_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
     source = recipe.source
     return {
         "timeframe": timeframe,
-        "label": source.label,
-        "timezone": source.timezone,
-        "columns": dict(source.columns),
-        **_session_fields(recipe, timeframe),
+        "source": {
+            "label": source.label,
+            "timezone": source.timezone,
+            "columns": dict(source.columns),
+            "symbol_columns": source.symbol_columns,
+            "points_per_unit": source.points_per_unit,
+            "policy": source.policy.model_dump(),
+            **_session_fields(recipe, timeframe),
+        },
     }
 
 
 def _derived_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
-    return {"timeframe": timeframe, "derived_from": recipe.base, **_session_fields(recipe, timeframe)}
+    return {"timeframe": timeframe, "derived_from": recipe.base, "source": _session_fields(recipe, timeframe)}
 
 
 def _session_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
@@ -123,10 +169,12 @@ def _window_fields(recipe: Recipe) -> dict[str, Any]:
     window = recipe.window
     return {
         "timeframes": recipe.timeframes,
-        "seq_len": recipe.seq_lens,
-        "stride": window.stride,
-        "min_coverage": window.min_coverage,
-        "max_staleness": {name: duration_ns(limit) for name, limit in window.max_staleness.items()},
+        "window": {
+            "seq_len": recipe.seq_lens,
+            "stride": window.stride,
+            "min_coverage": window.min_coverage,
+            "max_staleness": {name: format_ns(duration_ns(limit)) for name, limit in window.max_staleness.items()},
+        },
     }
 
 
@@ -134,13 +182,12 @@ def _stream_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
     name = recipe.features.set
     return {
         "timeframe": timeframe,
-        "features": name,
-        "features_version": feature_set(name).version,
-        **_split_fields(recipe),
+        "features": {"set": name, "version": feature_set(name).version},
+        "split": _split_fields(recipe),
     }
 
 
 def _split_fields(recipe: Recipe) -> dict[str, Any]:
-    split = recipe.split
-    bound = {"val_fraction": split.val_fraction} if split.train_end is None else {"train_end": recipe.train_end_ns}
-    return {**bound, "embargo": duration_ns(split.embargo)}
+    split, train_end = recipe.split, recipe.train_end_ns
+    bound = {"val_fraction": split.val_fraction} if train_end is None else {"train_end": format_time(train_end)}
+    return {**bound, "embargo": format_ns(duration_ns(split.embargo))}

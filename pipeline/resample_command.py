@@ -62,7 +62,7 @@ def main(
     session_tz: str | None,
     session_at: str | None,
 ) -> None:
-    """Derive bars of a higher timeframe from FILE, a parquet file of bars.
+    """Derive bars of a higher timeframe from FILE, a parquet, Arrow or text file of bars.
 
     The result has the columns timestamp (where the bar begins, in UTC), open, high, low and close. Intraday bars begin
     at whole multiples of their length since midnight UTC. A last bar that FILE does not finish is left out.
@@ -75,25 +75,29 @@ def main(
     console = Console(sys.stdout)
     console.line(f"Resampling {file} from {base} to {timeframe}")
     with console.phase("import pyarrow, numba"):
-        from pipeline.bars import ROLES, open_parquet, read_bars, recognise  # after the first line, as in build_command
+        from pipeline.bars import ROLES, ReadLog, read_bars  # after the first line, as in build_command
         from pipeline.bars_writer import write_bars
+        from pipeline.columns import recognise
         from pipeline.derive import derive_bars
+        from pipeline.tables import open_table
     began = perf_counter()
-    opened = open_parquet(file)
-    recognised = recognise(opened, file, source)
-    console.line("  " + ", ".join(f"{role}: {recognised.columns[role]}" for role in ROLES))
+    table = open_table(file)
+    recognised = recognise(table, source)
+    console.line(f"  format: {table.format}, " + ", ".join(f"{role}: {recognised.columns[role]}" for role in ROLES))
     for remark in recognised.remarks:
         console.line(f"  {remark}")
-    rows = opened.metadata.num_rows
+    rows = 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    with console.bar("resampling", "rows", rows) as bar:
+    with console.bar("resampling", "rows", table.rows) as bar:
 
         def counted(blocks: Iterable["Block"]) -> Iterator["Block"]:
+            nonlocal rows
             for block in blocks:
                 yield block
+                rows += len(block.ohlc)
                 bar.update(len(block.ohlc))
 
-        base_bars = counted(read_bars(file, source, base, []))
+        base_bars = counted(read_bars(file, source, base, {}, ReadLog()))
         written = write_bars(out, _columns(derive_bars(base_bars, timeframe, source.session), f"{file}: {timeframe}"))
     console.line(f"{out}: {rows:,} rows in, {written:,} out, {perf_counter() - began:.2f} s")
 

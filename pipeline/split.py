@@ -1,76 +1,88 @@
 """Splits by time, purged: what a training window saw ends before what a validation window saw begins.
 
 The span of a window is [earliest open over all its bars, t]. With T0 the end of training, train windows end at or
-before T0 − embargo and validation windows begin at or after T0 (cf. López de Prado 2018, chapter 7).
+before T0 − embargo and validation windows begin at or after T0 (cf. López de Prado 2018, chapter 7). T0 is one instant
+for all symbols: were it each symbol's own, a model could learn a day from one symbol and be validated on another's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.reader import Entry
+from cache.reader import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns, format_time
 from configs.errors import UserError
 from pipeline.series import BarSeries
 
 
-def train_end(base: BarSeries, recipe: Recipe) -> int:
-    """T0 in ns UTC: as stated, or the close of the bar that ends the first 1 − val_fraction of the base bars.
+def train_end(store: Path, base_keys: Sequence[str], recipe: Recipe) -> int:
+    """T0 in ns UTC: as stated, or the close of the bar that ends the first 1 − val_fraction of all base bars.
 
-    Raises UserError when a stated instant lies outside the bars.
+    `base_keys` are the entries of all symbols' base bars, which are read in the second case only.
     """
-    if recipe.train_end_ns is None:
-        assert recipe.split.val_fraction is not None  # the recipe has one of the two
-        last = max(int((1 - recipe.split.val_fraction) * len(base)), 1)
-        return int(base.rows("close_time", last - 1, last)[0])
-    if not base.first_open < recipe.train_end_ns < base.last_close:
-        raise UserError(
-            f"data.split.train_end = {recipe.split.train_end} lies outside the bars of {recipe.symbol}, which go from "
-            f"{format_time(base.first_open)} to {format_time(base.last_close)}"
-        )
-    return recipe.train_end_ns
+    if recipe.train_end_ns is not None:
+        return recipe.train_end_ns
+    assert recipe.split.val_fraction is not None  # the recipe has one of the two
+    return _close_at(store, tuple(base_keys), 1 - recipe.split.val_fraction)
 
 
-def train_cutoff(base: BarSeries, recipe: Recipe) -> int:
+def train_cutoff(store: Path, base_keys: Sequence[str], recipe: Recipe) -> int:
     """T0 − embargo: the last instant that training, its statistics included, may know of."""
-    return train_end(base, recipe) - duration_ns(recipe.split.embargo)
+    return train_end(store, base_keys, recipe) - duration_ns(recipe.split.embargo)
 
 
-def split_windows(windows: Entry, bars: Mapping[str, BarSeries], recipe: Recipe) -> dict[str, Any]:
-    """Bounds of the parts: {"train": {"until", "windows": [0, a]}, "val": {"from", "windows": [b, n]}}.
-
-    Both the decision time and the earliest open of a window grow with its index, so each bound is one binary search.
-    Raises UserError when a part is left without windows.
-    """
-    base = bars[recipe.base]
-    start, cutoff = train_end(base, recipe), train_cutoff(base, recipe)
-    time, ends = windows.array("time"), windows.array("ends")
-    lengths = list(recipe.seq_lens.values())
-
-    def earliest_open(window: int) -> int:
-        begins = [int(end) - length for end, length in zip(ends[window], lengths, strict=True)]
-        return min(int(bars[n].rows("open_time", b, b + 1)[0]) for n, b in zip(recipe.timeframes, begins, strict=True))
-
-    train_stop = int(np.searchsorted(time, cutoff, side="right"))
-    low, high = train_stop, len(time)
-    while low < high:
+@cache
+def _close_at(store: Path, base_keys: tuple[str, ...], share: float) -> int:
+    """The close of the bar that ends the first `share` of all bars, in order of their closes, by bisection of time."""
+    closes = [open_entry(store, "bars", key).array("close_time") for key in base_keys]
+    wanted = max(int(share * sum(map(len, closes))), 1)
+    low, high = min(int(c[0]) for c in closes), max(int(c[-1]) for c in closes)
+    while low < high:  # the first instant by which so many bars have closed, which is the close of one
         middle = (low + high) // 2
-        if earliest_open(middle) >= start:
+        if sum(int(np.searchsorted(c, middle, side="right")) for c in closes) >= wanted:
             high = middle
         else:
             low = middle + 1
-    if train_stop == 0 or low == len(time):
-        part = "training" if train_stop == 0 else "validation"
-        raise UserError(
-            f"{recipe.name}: the split leaves no {part} windows. Training ends at {format_time(cutoff)}, and "
-            f"validation windows must lie wholly after {format_time(start)}; the last window spans "
-            f"{(int(time[-1]) - earliest_open(len(time) - 1)) / 86400e9:.1f} days. Change data.split, shorten "
-            "data.window.seq_len, or leave out the longest timeframe"
-        )
-    return {
-        "train": {"until": cutoff, "windows": [0, train_stop]},
-        "val": {"from": start, "windows": [low, len(time)]},
-        "purged": low - train_stop,
-    }
+    return low
+
+
+def split_windows(windows: Entry, bars: Mapping[str, BarSeries], recipe: Recipe, start: int) -> tuple[int, int]:
+    """(a, b): windows [0, a) of a symbol are for training, [b, n) for validation, given T0 = `start` in ns UTC.
+
+    Both the decision time and the earliest open of a window grow with its index, so each bound is one binary search.
+    """
+    time, ends = windows.array("time"), windows.array("ends")
+    train_stop = int(np.searchsorted(time, start - duration_ns(recipe.split.embargo), side="right"))
+    low, high = train_stop, len(time)
+    while low < high:
+        middle = (low + high) // 2
+        if earliest_open(ends[middle], bars, recipe) >= start:
+            high = middle
+        else:
+            low = middle + 1
+    return train_stop, low
+
+
+def earliest_open(ends: Any, bars: Mapping[str, BarSeries], recipe: Recipe) -> int:
+    """When the first bar of a window opens, ns UTC; `ends` int32 [S] is the window's row."""
+    begins = [int(end) - length for end, length in zip(ends, recipe.seq_lens.values(), strict=True)]
+    return min(int(bars[n].rows("open_time", b, b + 1)[0]) for n, b in zip(recipe.timeframes, begins, strict=True))
+
+
+def explain_empty_part(
+    part: str, start: int, symbols: Mapping[str, Entry], bars: Mapping[str, Mapping[str, BarSeries]], recipe: Recipe
+) -> UserError:
+    """The error for a part that no symbol has windows for."""
+    symbol, windows = max(symbols.items(), key=lambda one: int(one[1].array("time")[-1]))
+    last, ends = int(windows.array("time")[-1]), windows.array("ends")[-1]
+    span = (last - earliest_open(ends, bars[symbol], recipe)) / 86400e9
+    cutoff = start - duration_ns(recipe.split.embargo)
+    return UserError(
+        f"{recipe.name}: the split leaves no {part} windows. Training ends at {format_time(cutoff)}, and validation "
+        f"windows must lie wholly after {format_time(start)}; the last window, at {format_time(last)}, spans "
+        f"{span:.1f} days. Change data.split, shorten data.window.seq_len, or leave out the longest timeframe"
+    )

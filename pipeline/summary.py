@@ -1,35 +1,77 @@
-"""What a build tells about its dataset: windows by rule, splits, hits."""
+"""What a build tells about its dataset: how the sources were understood, windows by rule, splits, what was proved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from cache.reader import Dataset, Entry
+from cache.tables import table
 from cache.timeframes import format_time
 from pipeline.build import Outcome
+
+_DETAILED = 3  # symbols; more of them get a line each
 
 
 def summarise(outcome: Outcome) -> Iterator[str]:
     """Lines for people."""
-    dataset, manifest = outcome.dataset, outcome.dataset.entry.manifest
-    yield from (f"  {remark}" for remark in outcome.remarks)
-    for symbol, entries in dataset.symbols.items():
-        windows = entries.windows
-        kept, candidates = windows.shape("time")[0], windows.manifest["candidates"]
-        yield f"  {symbol}: {kept:,} windows of {candidates:,} decision times"
-        for timeframe, rules in windows.manifest["dropped"].items():
-            rows = entries.streams[timeframe].shape("values")[0]
-            broken = ", ".join(f"{count:,} by {rule}" for rule, count in rules.items() if count) or "none"
-            length = dataset.seq_lens[timeframe]
-            yield f"    {timeframe:>4}: {rows:>11,} bars, {length} a window; windows dropped: {broken}"
-        train, val = (dataset.splits[part] for part in ("train", "val"))
-        yield (
-            f"    train {_count(train, symbol):,} windows until {format_time(train['until'])} · "
-            f"{manifest['purged']:,} purged · validation {_count(val, symbol):,} from {format_time(val['from'])}"
-        )
+    dataset = outcome.dataset
+    yield from _sources(outcome.bars)
+    if len(dataset.symbols) <= _DETAILED:
+        for symbol in dataset.symbols:
+            yield from _symbol(dataset, symbol)
+    else:
+        yield from _symbols(dataset)
+    train, val = (dataset.splits[part] for part in ("train", "val"))
+    yield f"  training until {format_time(train['until'])}, validation from {format_time(val['from'])}"
+    manifest = dataset.entry.manifest
+    yield from (f"  warning: {text}" for text in manifest["warnings"])
+    certificate = manifest["certificate"]
+    yield f"  certificate: {', '.join(certificate['checks'])} hold, {certificate['samples']} windows made again"
     if not outcome.built:
         yield "  Everything was in the store already; nothing was built."
     else:
         yield f"  {outcome.hits} entries reused, {len(outcome.built)} built."
 
 
-def _count(part: dict[str, dict[str, list[int]]], symbol: str) -> int:
-    start, stop = part["windows"][symbol]
-    return stop - start
+def _sources(bars: Iterable[Entry]) -> Iterator[str]:
+    """Each way in which files were understood once, and what policies changed in each file."""
+    understood: dict[str, list[str]] = {}
+    for entry in bars:
+        manifest = entry.manifest
+        recognised = dict(manifest["recognised"])
+        columns = ", ".join(f"{role}: {column}" for role, column in recognised.items() if role != "format")
+        lines = [f"{recognised['format']}; {columns}", *manifest["remarks"]]
+        understood.setdefault("; ".join(lines), []).append(manifest["origin"])
+    for line, names in understood.items():
+        files = list(dict.fromkeys(names))
+        yield f"  {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {line}"
+    for entry in bars:
+        for fault, change in entry.manifest["repaired"].items():
+            yield (
+                f"  {entry.manifest['origin']}: data.source.policy.{fault} changed {change['rows']:,} rows, the first "
+                f"of them row {change['first_row']:,}"
+            )
+
+
+def _symbol(dataset: Dataset, symbol: str) -> Iterator[str]:
+    windows, streams = dataset.symbols[symbol].windows, dataset.symbols[symbol].streams
+    yield f"  {symbol}: {windows.shape('time')[0]:,} windows of {windows.manifest['candidates']:,} decision times"
+    for timeframe, rules in windows.manifest["dropped"].items():
+        rows, length = streams[timeframe].shape("values")[0], dataset.seq_lens[timeframe]
+        broken = ", ".join(f"{count:,} by {rule}" for rule, count in rules.items() if count) or "none"
+        yield f"    {timeframe:>4}: {rows:>11,} bars, {length} a window; windows dropped: {broken}"
+    train, purged, val = _parts(dataset, symbol)
+    yield f"    {train:,} windows for training, {purged:,} purged, {val:,} for validation"
+
+
+def _symbols(dataset: Dataset) -> Iterator[str]:
+    base = dataset.timeframes[0]
+    rows = [("symbol", f"{base} bars", "windows", "training", "purged", "validation")]
+    for symbol, entries in dataset.symbols.items():
+        counts = [entries.streams[base].shape("values")[0], entries.windows.shape("time")[0], *_parts(dataset, symbol)]
+        rows.append((symbol, *(f"{count:,}" for count in counts)))
+    yield from (f"  {line}" for line in table(rows, right={1, 2, 3, 4, 5}))
+
+
+def _parts(dataset: Dataset, symbol: str) -> tuple[int, int, int]:
+    """Windows for training, purged, for validation."""
+    train, val = (dataset.splits[part]["windows"][symbol] for part in ("train", "val"))
+    return train[1] - train[0], dataset.entry.manifest["purged"][symbol], val[1] - val[0]

@@ -6,6 +6,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=6, help="rounds of tests/integration/test_kill.py")
+
+
 @pytest.fixture(scope="session")
 def simulated_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with simfx_m1.parquet: 30,000 simulated one-minute bars. Read only."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cache.reader import Dataset, Entry
+from configs.errors import UserError
 
 
 class WindowSource:
-    """The windows of a dataset with one symbol.
+    """The windows of a dataset with one symbol. Raises UserError for several.
 
     Attributes:
         train, val: half-open ranges of window numbers.
@@ -23,6 +24,12 @@ class WindowSource:
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        if len(dataset.symbols) > 1:
+            first, count = next(iter(dataset.symbols)), len(dataset.symbols)
+            raise UserError(
+                f"{dataset.name} holds {count} symbols, and training on several at once is not possible yet; build a "
+                f"dataset of one, for example with data.source.symbols=[{first}]"
+            )
         ((symbol, entries),) = dataset.symbols.items()
         self.device = device
         self.seq_lens = tuple(dataset.seq_lens.values())

@@ -25,7 +25,7 @@ class Masks:
     def after_block(self) -> list[Tensor]:
         """Give the first visible bar after each hidden block, bool [B, L_j] per timeframe.
 
-        Its close is visible, so its difference to the previous close would reveal the hidden close exactly.
+        Some of its features, such as the difference to the previous close, would reveal the hidden close exactly.
         """
         return [torch.nn.functional.pad(hidden[:, :-1], (1, 0)) & ~hidden for hidden in self.hidden]
 
@@ -68,20 +68,19 @@ def draw_masks(keys: Tensor, lengths: Sequence[int], mask_ratio: float, span_min
     return Masks([hidden[j] for j in range(len(lengths))])
 
 
-def apply_masks(x: list[Tensor], masks: Masks, delta_close_index: int | None) -> list[Tensor]:
+def apply_masks(x: list[Tensor], masks: Masks, revealing: Sequence[int]) -> list[Tensor]:
     """Blank what is hidden and say where: [B, L_j, F] → [B, L_j, F+1] per timeframe, of the same dtype.
 
-    Hidden bars' features become 0, the mean of a normalised feature; feature `delta_close_index` (the difference to the
-    previous close; None where the features have none) becomes 0 in the first bar after a block too. The last channel
-    is 1 where a bar is hidden.
+    Hidden bars' features become 0, the mean of a normalised feature; the features numbered `revealing`, which give away
+    the previous close, become 0 in the first bar after a block too. The last channel is 1 where a bar is hidden.
     """
     masked = []
     for x_BLF, hidden_BL, after_BL in zip(x, masks.hidden, masks.after_block(), strict=True):
         hidden_BL1 = hidden_BL[..., None]
         # Filled, not multiplied: NaN · 0 would let a hidden NaN through.
         out = torch.cat([x_BLF.masked_fill(hidden_BL1, 0), hidden_BL1.to(x_BLF.dtype)], dim=-1)
-        if delta_close_index is not None:
-            out[..., delta_close_index].masked_fill_(after_BL, 0)
+        for column in revealing:
+            out[..., column].masked_fill_(after_BL, 0)
         masked.append(out)
     return masked
 

@@ -32,6 +32,7 @@ class Reconstruct:
     seq_lens: tuple[int, ...]
     bar_lengths: tuple[int, ...]  # in base bars
     features: tuple[str, ...]
+    reveals: tuple[str, ...]
     scales: tuple[Scale, ...]
 
     def build_model(self) -> MaskedAutoencoder:
@@ -59,8 +60,7 @@ class Reconstruct:
 
     def reconstruct(self, model: torch.nn.Module, x: list[Tensor], masks: Masks) -> list[Tensor]:
         """The model's open, high, low and close features, [B, L_j, 4] a timeframe; it sees only what is visible."""
-        delta_close = self.features.index("delta_close") if "delta_close" in self.features else None
-        predicted: list[Tensor] = model(apply_masks(x, masks, delta_close))
+        predicted: list[Tensor] = model(apply_masks(x, masks, [self.features.index(name) for name in self.reveals]))
         return predicted
 
     def loss(self, predicted: list[Tensor], x: list[Tensor], masks: Masks) -> Tensor:
@@ -135,5 +135,6 @@ def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:
         tuple(dataset.seq_lens.values()),
         tuple(lengths[name] // lengths[dataset.timeframes[0]] for name in dataset.timeframes),
         tuple(streams[0].manifest["features"]),
+        tuple(streams[0].manifest["reveals"]),
         tuple(scale_of(stream) for stream in streams),
     )

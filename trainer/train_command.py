@@ -10,6 +10,7 @@ import click
 from cache.console import Console, command, examples, run
 from cache.reader import Dataset, StoreError, open_dataset, read_ref
 from cache.recipe import Recipe
+from cache.uses import record_use
 from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
@@ -68,6 +69,7 @@ def main(
             summary = json.loads((path / "summary.json").read_text())
             console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
             return
+        record_use(store, "train", dataset.entry.key, built_seconds(dataset))
         with console.phase("import torch"):
             import torch  # noqa: F401 - here, so that its seconds are told apart
 
@@ -83,6 +85,12 @@ def main(
             words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
             words += ["--run", str(path), "--resume"]
             raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
+
+
+def built_seconds(dataset: Dataset) -> float:
+    """What it took to build the windows and streams of a dataset."""
+    parts = {e.key: e for s in dataset.symbols.values() for e in (s.windows, *s.streams.values())}
+    return sum(float(entry.manifest["built"]["seconds"]) for entry in parts.values())
 
 
 def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -195,7 +196,7 @@ def test_a_fault_ends_with_1_and_a_message_and_leaves_nothing_behind(tmp_path: P
 def test_a_late_fault_keeps_what_was_finished(tmp_path: Path, data: Path, built: Path):
     done = run(tmp_path / "store", data, "data.window.seq_len={m1: 32, m5: 32, m15: 5000}")
     assert done.returncode == 1
-    assert "error: test: no windows left of 12,000 candidates. The rule `history` of m15" in done.stderr
+    assert "error: test: TEST has no windows left of 12,000 candidates. The rule `history` of m15" in done.stderr
     assert leftovers(tmp_path / "store") == []
     finished = contents(tmp_path / "store")
     assert finished.items() <= contents(built).items()
@@ -385,5 +386,9 @@ def test_an_interrupted_build_says_so(tmp_path: Path):
     builder.send_signal(signal.SIGINT)
     _, errors = builder.communicate(timeout=60)
     assert builder.returncode == 1
-    assert errors.decode().endswith("error: interrupted; what was finished is kept\n")
+    assert re.search(
+        r"error: interrupted; [1-7] of 8 entries to build are done and kept. Run the same command again to go on from "
+        r"there\n$",
+        errors.decode(),
+    )
     assert leftovers(tmp_path / "store") == []

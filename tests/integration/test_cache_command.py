@@ -1,14 +1,21 @@
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cache.reader import open_dataset, read_ref
+from cache.contents import entry_ids
+from cache.reader import open_dataset, open_entry, read_ref
+from cache.uses import read_uses, record_use
+from tests.unit.cache.making import change_manifest, flip, make, set_built
 
-COMMAND = Path(__file__).parents[2] / "bin/cache"
+ROOT = Path(__file__).parents[2]
+COMMAND = ROOT / "bin/cache"
 
 
 def cache(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -16,9 +23,9 @@ def cache(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 
 
 def output(*arguments: str | Path, cwd: Path) -> str:
-    """What a command prints that succeeds and has nothing to complain of."""
+    """What a command prints that succeeds and has nothing to complain of but its progress."""
     done = cache(*arguments, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, re.sub(r"(reading|removing): .*", "", done.stderr).strip()) == (0, "")
     return done.stdout
 
 
@@ -27,6 +34,9 @@ def failure(*arguments: str | Path, cwd: Path, code: int = 1) -> str:
     assert (done.returncode, done.stdout) == (code, "")
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+CHECKS = ("warnings", "consistency", "certificate")
 
 
 @pytest.fixture
@@ -38,22 +48,31 @@ def copied(test_store: Path, tmp_path: Path) -> Path:
 def test_show_json(test_store: Path, tmp_path: Path):
     shown: dict[str, Any] = json.loads(output("show", "test", "--store", test_store, "--json", cwd=tmp_path))
     dataset = open_dataset(test_store, "test")
-    entries = dataset.symbols["TEST"]
+    entries, ref = dataset.symbols["TEST"], read_ref(test_store, "test")
+    bars = shown["symbols"]["TEST"].pop("bars")
     assert shown == {
         "name": "test",
         "key": dataset.entry.key,
         "timeframes": ["m1", "m5", "m15"],
         "seq_len": {"m1": 32, "m5": 32, "m15": 32},
+        "built": dataset.entry.manifest["built"],
+        "updated": ref["updated"],
+        "last_used": shown["last_used"],
+        "data_dir": ref["data_dir"],
         "symbols": {
             "TEST": {
                 "windows": str(entries.windows.path),
                 "streams": {name: str(entry.path) for name, entry in entries.streams.items()},
+                "counts": {"windows": 29_568, "train": 23_568, "val": 5_518, "purged": 482},
             }
         },
         "splits": dataset.splits,
-        "recipe": read_ref(test_store, "test")["recipe"],
+        "recipe": ref["recipe"],
+        **{name: dataset.entry.manifest[name] for name in CHECKS if name in dataset.entry.manifest},
     }
     assert list(shown["symbols"]["TEST"]["streams"]) == ["m1", "m5", "m15"]
+    assert [one["origin"] for one in bars] == ["simfx_m1.parquet", "m5 derived from m1", "m15 derived from m1"]
+    assert all(set(one) == {"path", "origin", "recognised", "remarks", "repaired"} for one in bars)
 
 
 def test_paths_are_absolute_wherever_the_command_runs(test_store: Path):
@@ -86,29 +105,99 @@ def test_show_for_people(test_store: Path, tmp_path: Path):
 
 
 def test_show_says_how_the_sources_were_understood(copied: Path, tmp_path: Path):
-    for path in copied.glob("bars/*/zarr.json"):
-        group = json.loads(path.read_bytes())
-        if group["attributes"]["origin"] == "simfx_m1.parquet":
-            group["attributes"]["remarks"] = ["times are read as integers in ms since 1970"]
-            path.write_text(json.dumps(group))
-    shown = output("show", "test", "--store", copied, cwd=tmp_path)
-    assert "bars of simfx_m1.parquet; times are read as integers in ms since 1970" in shown
+    for path in copied.glob("bars/*"):
+        if open_entry(copied, "bars", path.name).manifest["origin"] == "simfx_m1.parquet":
+            change_manifest(
+                path,
+                lambda manifest: manifest.update(
+                    remarks=["times are read as integers in ms since 1970"],
+                    recognised={"time": "Date", "open": "o"},
+                    repaired={"high": 1234, "duplicate": 1},
+                ),
+            )
+    lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
+    at = lines.index("  bars of simfx_m1.parquet")
+    assert lines[at + 1 : at + 5] == [
+        "    recognised time Date, open o",
+        "    repaired high 1,234, duplicate 1",
+        "    times are read as integers in ms since 1970",
+        "  bars of m5 derived from m1",
+    ]
     shutil.rmtree(copied / "bars")
     assert "bars of" not in output("show", "test", "--store", copied, cwd=tmp_path)
 
 
-def test_list(test_store: Path, tmp_path: Path):
-    (one,) = json.loads(output("list", "--store", test_store, "--json", cwd=tmp_path))
+def test_show_says_what_was_checked(copied: Path, tmp_path: Path):
+    found = {
+        "warnings": ["the week does not reopen near Sunday 17:00 New York"],
+        "consistency": {"m5": {"compared": 5000, "equal": 4990}},
+        "certificate": {
+            "passed": False,
+            "checks": {
+                "lookahead": {"passed": True, "checked": 1200, "detail": ""},
+                "purge": {"passed": False, "checked": 3, "detail": "window 7 of TEST reaches into validation"},
+            },
+            "samples": 200,
+            "seed": 7,
+        },
+    }
+    for name in CHECKS:
+        change_manifest(open_dataset(copied, "test").entry.path, lambda manifest, name=name: manifest.pop(name, None))
+    shown = output("show", "test", "--store", copied, cwd=tmp_path)
+    assert not any(name in shown for name in ("warning", "consistency", "certificate"))
+    change_manifest(open_dataset(copied, "test").entry.path, lambda manifest: manifest.update(found))
+    lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
+    at = lines.index("  warning     the week does not reopen near Sunday 17:00 New York")
+    assert lines[at + 1 : at + 5] == [
+        "  consistency m5: compared 5,000, equal 4,990",
+        "  certificate FAILED, samples 200, seed 7",
+        "    passed  lookahead, 1,200 checked",
+        "    FAILED  purge, 3 checked: window 7 of TEST reaches into validation",
+    ]
+    shown = json.loads(output("show", "test", "--store", copied, "--json", cwd=tmp_path))
+    assert {name: shown[name] for name in CHECKS} == found
+
+
+def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
+    symbols = [f"SYM{number:02}" for number in range(35)]
+
+    def multiply(manifest: dict[str, Any]) -> None:
+        manifest["components"]["inputs"] = dict.fromkeys(symbols, manifest["components"]["inputs"]["TEST"])
+        manifest["purged"] = dict.fromkeys(symbols, manifest["purged"]["TEST"])
+        for part in manifest["splits"].values():
+            part["windows"] = dict.fromkeys(symbols, part["windows"]["TEST"])
+
+    change_manifest(open_dataset(copied, "test").entry.path, multiply)
+    for path in copied.glob("bars/*"):
+        change_manifest(path, lambda manifest: manifest.update(repaired={"high": 2}, remarks=["a remark"]))
+    lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("symbol"))
+    assert lines[at].split() == ["symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks"]
+    assert [line.split() for line in lines[at + 1 : -1]] == [
+        [name, "29,568", "23,568", "5,518", "482", "2024-01-08", "2024-02-06", "high", "6", "3"] for name in symbols
+    ]
+    assert lines[-1] == "35 symbols; where their entries lie, and all remarks: bin/cache show test --json"
+    assert max(map(len, lines[at:])) < 100
+    shown = json.loads(output("show", "test", "--store", copied, "--json", cwd=tmp_path))
+    assert list(shown["symbols"]) == symbols
+    assert shown["symbols"]["SYM34"]["bars"][0]["remarks"] == ["a remark"]
+
+
+def test_list(copied: Path, tmp_path: Path):
+    key = open_dataset(copied, "test").entry.key
+    record_use(copied, "train", key, 5)
+    (one,) = json.loads(output("list", "--store", copied, "--json", cwd=tmp_path))
     assert one == {
         "name": "test",
-        "key": open_dataset(test_store, "test").entry.key,
+        "key": key,
         "timeframes": ["m1", "m5", "m15"],
         "windows": 29_568,
-        "updated": read_ref(test_store, "test")["updated"],
+        "updated": read_ref(copied, "test")["updated"],
+        "last_used": list(read_uses(copied))[-1].at,
     }
-    header, row = output("list", "--store", test_store, cwd=tmp_path).splitlines()
-    assert header.split() == ["name", "key", "timeframes", "windows", "updated"]
-    assert row.split() == ["test", one["key"], "m1", "m5", "m15", "29,568", one["updated"]]
+    header, row = output("list", "--store", copied, cwd=tmp_path).splitlines()
+    assert header.split() == ["name", "key", "timeframes", "windows", "updated", "last", "used"]
+    assert row.split() == ["test", one["key"], "m1", "m5", "m15", "29,568", one["updated"], "just", "now"]
 
 
 def test_list_of_a_store_without_datasets(copied: Path, tmp_path: Path):
@@ -117,41 +206,260 @@ def test_list_of_a_store_without_datasets(copied: Path, tmp_path: Path):
     assert json.loads(output("list", "--store", copied, "--json", cwd=tmp_path)) == []
 
 
-def test_stats(test_store: Path, tmp_path: Path):
-    found = json.loads(output("stats", "--store", test_store, "--json", cwd=tmp_path))
-    on_disk = sum(path.stat().st_size for path in test_store.glob("*/*/*/c/**/*") if path.is_file())
-    assert found["store"] == str(test_store)
+def test_stats(copied: Path, tmp_path: Path):
+    key = open_dataset(copied, "test").entry.key
+    (copied / "uses.jsonl").unlink(missing_ok=True)
+    for saved in (1.25, 1000):
+        record_use(copied, "train", key, saved)
+    found = json.loads(output("stats", "--store", copied, "--json", cwd=tmp_path))
+    on_disk = sum(path.stat().st_size for path in copied.glob("*/*/*/c/**/*") if path.is_file())
+    assert found["store"] == str(copied)
     assert {stage: amount["entries"] for stage, amount in found["stages"].items()} == {
         "bars": 3,
         "streams": 3,
         "windows": 1,
         "datasets": 1,
     }
+    built = open_dataset(copied, "test").entry.manifest["built"]["at"]
+    assert found["stages"]["datasets"] == {"entries": 1, "bytes": 0, "oldest": built, "newest": built}
     assert found["total"] == {"entries": 8, "bytes": on_disk}
     assert found["datasets"] == [
         {
             "name": "test",
-            "key": open_dataset(test_store, "test").entry.key,
+            "key": key,
             "entries": 8,
             "bytes": on_disk,
             "shared_bytes": 0,
+            "built": built,
+            "last_used": list(read_uses(copied))[-1].at,
+            "saved_seconds": 1001.25,
         }
     ]
-    assert found["unreferenced"] == {"entries": 0, "bytes": 0}
+    assert found["unreferenced"] == found["abandoned"] == {"entries": 0, "bytes": 0}
+    assert found["saved_seconds"] == 1001.25
     assert found["damaged"] == []
-    rows = [line.split() for line in output("stats", "--store", test_store, cwd=tmp_path).splitlines()]
+    for path in copied.glob("*/*/zarr.json"):
+        set_built(path.parent, "2020-01-01T00:00:00+00:00")
+    lines = output("stats", "--store", copied, cwd=tmp_path).splitlines()
+    rows = [re.sub(r"  +", "|", line) for line in lines]
+    age = next(row for row in rows if row.startswith("bars|")).split("|")[-1]
+    assert re.fullmatch(r"\d+ y ago", age)
     for row in (
-        ["stage", "entries", "MB"],
-        ["bars", "3", "1.8"],
-        ["total", "8", "4.0"],
-        ["dataset", "entries", "MB", "shared", "MB"],
-        ["test", "8", "4.0", "0.0"],
-        ["(no", "dataset)", "0", "0.0"],
+        "stage|entries|MB|oldest|newest",
+        f"bars|3|1.8|{age}|{age}",
+        "total|8|4.0",
+        "dataset|entries|MB|shared MB|built|last used|saved s",
+        f"test|8|4.0|0.0|{age}|just now|1,001.2",
+        "(no dataset)|0|0.0",
+        "1,001.2 in the whole store so far.",
     ):
-        assert row in rows
+        assert row in rows, rows
 
 
-@pytest.mark.parametrize("arguments", [["stats"], ["list"], ["show", "test"]])
+def test_stats_tell_of_what_can_be_removed(copied: Path, tmp_path: Path):
+    (copied / "refs/test.json").unlink()
+    left = copied / "bars" / f".{'0' * 32}.partial"
+    left.mkdir()
+    (left / "half").write_bytes(bytes(3_000_000))
+    rows = [re.sub(r"  +", "|", line) for line in output("stats", "--store", copied, cwd=tmp_path).splitlines()]
+    assert "(no dataset)|8|4.0" in rows
+    assert "(abandoned)|1|3.0" in rows
+    assert rows[-1] == "bin/cache prune --unreferenced"
+
+
+def test_verify(test_store: Path, tmp_path: Path):
+    size = json.loads(output("stats", "--store", test_store, "--json", cwd=tmp_path))["total"]["bytes"]
+    for arguments in ([], ["test"]):
+        assert output("verify", *arguments, "--store", test_store, cwd=tmp_path) == "8 entries, 4.0 MB: all intact\n"
+        assert json.loads(output("verify", *arguments, "--store", test_store, "--json", cwd=tmp_path)) == {
+            "store": str(test_store),
+            "entries": 8,
+            "bytes": size,
+            "findings": [],
+            "dropped": [],
+        }
+
+
+@pytest.fixture
+def damaged(copied: Path) -> tuple[Path, Path]:
+    """A store with a flipped bit in the m5 stream, and the file that has it."""
+    file = open_dataset(copied, "test").symbols["TEST"].streams["m5"].path / "values/c/0/0"
+    flip(file, 12_345)
+    return copied, file
+
+
+def test_verify_names_file_and_remedy(damaged: tuple[Path, Path], tmp_path: Path):
+    store, file = damaged
+    remedy = "bin/cache verify --repair removes the entry, and the next bin/build-cache makes it again"
+    what = "its rows have changed since they were written"
+    for arguments in ([], ["test"]):
+        done = cache("verify", *arguments, "--store", store, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith(f"\nerror: 1 fault in 8 entries\n{file}: {what}; {remedy}\n")
+    done = cache("verify", "--json", "--store", store, cwd=tmp_path)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["findings"] == [{"file": str(file), "what": what, "remedy": remedy}]
+    assert file.exists()
+
+
+def test_verify_repairs(damaged: tuple[Path, Path], tmp_path: Path):
+    store, file = damaged
+    entry, data_dir = file.parents[3], read_ref(store, "test")["data_dir"]
+    done = cache("verify", "--repair", "--store", store, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "Removed:",
+        f"  {entry}",
+        "Build again, each with the configuration that it was built with; only what is missing is made:",
+        f"  bin/build-cache --config CONFIG.yaml --data-dir {data_dir} --store {store}    # test",
+    ]
+    assert not entry.exists()
+    build = [ROOT / "bin/build-cache", "--config", "configs/test.yaml", "--data-dir", data_dir, "--store", store]
+    built = subprocess.run([*build, "--json"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(built.stdout)["built"] == ["streams TEST m5"]
+    assert output("verify", "--store", store, cwd=tmp_path).endswith("all intact\n")
+
+
+def test_verify_repairs_what_a_reader_never_misses(copied: Path, tmp_path: Path):
+    (memo,) = (copied / "sources").iterdir()
+    memo.write_bytes(b"")
+    done = cache("verify", "--repair", "--json", "--store", copied, cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["dropped"]) == (1, [str(memo)])
+    assert output("verify", "--store", copied, cwd=tmp_path).endswith("all intact\n")
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from cache.locks import building
+
+with building(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("arguments", [["verify", "--repair"], ["prune", "--unreferenced", "--yes"]])
+def test_nothing_is_removed_while_a_build_runs(damaged: tuple[Path, Path], tmp_path: Path, arguments: list[str]):
+    store, file = damaged
+    (store / "refs/test.json").unlink()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "held\n"
+        assert failure(*arguments, "--store", store, cwd=tmp_path) == (
+            f"\nerror: {store}: a build is running, and nothing is removed meanwhile; try again after it\n"
+        )
+        assert "1 fault" in cache("verify", "--store", store, cwd=tmp_path).stderr  # looking is allowed
+        assert "bars/" in output("prune", "--unreferenced", "--store", store, cwd=tmp_path)
+        builder.communicate("go on\n", timeout=20)
+    assert file.exists()
+
+
+def test_prune_shows_and_then_removes(copied: Path, tmp_path: Path):
+    kept = set(entry_ids(copied))
+    lone = make(copied, "bars", "lone", {}, 1_000_000)
+    set_built(copied / "bars" / lone, "2020-01-01T00:00:00+00:00")
+    shown = output("prune", "--unreferenced", "--store", copied, cwd=tmp_path).splitlines()
+    assert shown[0].split() == ["path", "MB", "last", "used", "why"]
+    assert re.fullmatch(rf"bars/{lone} +8\.4 +\d+ y ago +no dataset needs it", shown[1])
+    assert re.fullmatch(r"Would be removed: \d items?, 8\.4 MB; 4\.0 MB in entries would stay", shown[-2])
+    assert shown[-1] == "Nothing has been removed yet: --yes does it"
+    assert set(entry_ids(copied)) > kept
+    planned = json.loads(output("prune", "--unreferenced", "--json", "--store", copied, cwd=tmp_path))
+    assert planned["removed"] is False
+    assert planned["removals"][0]["path"] == str(copied / "bars" / lone)
+    assert planned["removals"][0]["last_used"] == "2020-01-01T00:00:00+00:00"
+    done = output("prune", "--unreferenced", "--yes", "--store", copied, cwd=tmp_path).splitlines()
+    assert re.fullmatch(r"Removed: \d items?, 8\.4 MB; 4\.0 MB in entries stay", done[-1])
+    assert set(entry_ids(copied)) == kept
+    assert output("verify", "--store", copied, cwd=tmp_path).endswith("all intact\n")
+    assert output("prune", "--unreferenced", "--store", copied, cwd=tmp_path) == (
+        "Nothing to remove; 4.0 MB in entries stay\n"
+    )
+
+
+def test_prune_by_age_and_size(copied: Path, tmp_path: Path):
+    lone = make(copied, "bars", "lone", {}, 1_000_000)
+    for arguments in (["--older-than", "1h"], ["--max-size", "20MB"], ["--max-size", "1TiB", "--older-than", "8w"]):
+        assert "Nothing to remove" in output("prune", *arguments, "--store", copied, cwd=tmp_path)
+    for arguments in (["--older-than", "0s"], ["--max-size", "10MB"]):
+        assert f"bars/{lone}" in output("prune", *arguments, "--store", copied, cwd=tmp_path)
+
+
+def test_a_store_that_cannot_be_made_small_enough(copied: Path, tmp_path: Path):
+    done = cache("prune", "--max-size", "1MB", "--yes", "--store", copied, cwd=tmp_path)
+    assert done.returncode == 1
+    first, header, row = done.stderr[done.stderr.index("error: ") :].splitlines()
+    assert re.fullmatch(
+        rf"error: {copied}: 4\.0 MB stay, 3\.0 MB too many, because datasets need them\. To let one go, delete "
+        rf"{copied}/refs/NAME\.json and prune again:",
+        first,
+    )
+    assert re.split(r"  +", header.strip()) == ["dataset", "needed by it alone", "last used"]
+    assert re.split(r"  +", row.strip())[:2] == ["test", "4.0 MB"]
+    assert len(list(entry_ids(copied))) == 8
+
+
+def test_prune_stops_at_a_damaged_ref(copied: Path, tmp_path: Path):
+    path = copied / "refs/test.json"
+    flip(path, 100)
+    assert failure("prune", "--unreferenced", "--yes", "--store", copied, cwd=tmp_path) == (
+        f"\nerror: {path}: damaged, it is not as it was written. Run bin/build-cache again to remake it; nothing "
+        "else is lost.\nNothing is removed while it is unknown what that dataset needs. Build it again, or let it go: delete "
+        f"{path}\n"
+    )
+    assert len(list(entry_ids(copied))) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "say what may go: --unreferenced, --older-than AGE, --max-size SIZE, or several of them"),
+        (["--yes"], "say what may go"),
+        (["--older-than", "soon"], "'soon' is not a duration; write for example 0s, 90s, 200min, 4h, 1d or 2w"),
+        (["--max-size", "10"], "'10' is not a size; write for example 500MB, 10GB, 1.5TB or 10GiB"),
+    ],
+)
+def test_bad_usage_of_prune(test_store: Path, tmp_path: Path, arguments: list[str], words: str):
+    assert words in failure("prune", *arguments, "--store", test_store, cwd=tmp_path, code=2)
+
+
+def test_training_records_its_use(copied: Path, tmp_path: Path):
+    (copied / "uses.jsonl").unlink(missing_ok=True)
+    train = [ROOT / "bin/train", "--config", ROOT / "configs/test.yaml", "--store", copied, "--fast-dev-run"]
+    subprocess.run([*train, "--run", tmp_path / "run"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    dataset = open_dataset(copied, "test")
+    entries = dataset.symbols["TEST"]
+    built = [entry.manifest["built"]["seconds"] for entry in (entries.windows, *entries.streams.values())]
+    (use,) = read_uses(copied)
+    assert (use.by, use.dataset, use.saved) == ("train", dataset.entry.key, round(sum(built), 3))
+    assert use.saved > 0
+
+
+def test_training_on_overwritten_windows_ends_in_words(copied: Path, tmp_path: Path):
+    file = open_dataset(copied, "test").symbols["TEST"].windows.path / "ends/c/0/0"
+    file.write_bytes(b"\x7f" * file.stat().st_size)
+    train = [ROOT / "bin/train", "--config", ROOT / "configs/test.yaml", "--store", copied, "--fast-dev-run"]
+    done = subprocess.run(
+        [*train, "--run", tmp_path / "run"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert f"error: {file}: damaged, its windows end at bars " in done.stderr
+    assert "bin/cache verify --repair" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["stats"], ["list"], ["show", "test"], ["verify"], ["verify", "test"], ["prune", "--unreferenced"]],
+)
 def test_a_missing_store(tmp_path: Path, arguments: list[str]):
     words = "no store here; --store says where it is, and bin/build-cache makes one"
     assert failure(*arguments, cwd=tmp_path) == f"\nerror: store: {words}\n"
@@ -185,12 +493,16 @@ def test_a_traceback_is_there_for_those_who_ask(test_store: Path, tmp_path: Path
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["show"], ["stats", "extra"], ["list", "--nope"], ["unknown"], []])
+@pytest.mark.parametrize(
+    "arguments", [["show"], ["stats", "extra"], ["list", "--nope"], ["unknown"], [], ["verify", "a", "b"]]
+)
 def test_bad_usage(tmp_path: Path, arguments: list[str]):
     assert "Usage: bin/cache" in failure(*arguments, cwd=tmp_path, code=2)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["stats", "-h"], ["list", "--help"], ["show", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "-h"] for name in ("stats", "list", "show", "verify", "prune"))]
+)
 def test_help_ends_with_examples(tmp_path: Path, arguments: list[str]):
     shown = output(*arguments, cwd=tmp_path)
     assert shown.startswith("Usage: bin/cache")

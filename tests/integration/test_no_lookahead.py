@@ -146,7 +146,7 @@ def test_a_window_one_bar_too_long_would_be_caught(tmp_path: Path, minutes: pd.D
 def test_statistics_of_the_whole_series_would_be_caught(
     tmp_path: Path, minutes: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(execute, "train_cutoff", lambda base, recipe: base.last_close)
+    monkeypatch.setattr(execute, "train_cutoff", lambda store, base_keys, recipe: 2**62)
     assert leaked(tmp_path, minutes) == {f"{name} values" for name in ("m1", "m5", "h1", "d")}
 
 

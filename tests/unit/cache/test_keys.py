@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import keys
-from cache.keys import Components, canonical_json, file_md5, source_md5
+from cache.keys import Components, check_unchanged, file_identity, file_md5, fingerprint
+from cache.seal import canonical_json
+from configs.errors import UserError
 
 HOUR_NS = 3600 * 10**9
 
@@ -83,64 +85,64 @@ def md5(content: bytes) -> str:
 
 def test_a_known_file_is_not_hashed_again(source: Path, tmp_path: Path, hashing: Counted):
     memo = tmp_path / "memo"
-    assert [source_md5(source, memo) for _ in range(3)] == [md5(b"first")] * 3
+    assert [fingerprint(source, memo).md5 for _ in range(3)] == [md5(b"first")] * 3
     assert hashing.calls == 1
 
 
 def test_a_known_file_is_not_read_at_all(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     monkeypatch.setattr(keys, "file_md5", None)  # calling it would raise
-    assert source_md5(source, tmp_path / "memo") == md5(b"first")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"first")
 
 
 def test_a_link_and_a_relative_path_are_the_same_file(
     source: Path, tmp_path: Path, hashing: Counted, monkeypatch: pytest.MonkeyPatch
 ):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     (tmp_path / "link").symlink_to(source)
     monkeypatch.chdir(tmp_path)
-    assert source_md5(Path("link"), tmp_path / "memo") == md5(b"first")
+    assert fingerprint(Path("link"), tmp_path / "memo").md5 == md5(b"first")
     assert hashing.calls == 1
 
 
 def test_a_touched_file_is_hashed_again_and_is_the_same(source: Path, tmp_path: Path, hashing: Counted):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     set_age(source, hours=1)
-    assert source_md5(source, tmp_path / "memo") == md5(b"first")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"first")
     assert hashing.calls == 2
 
 
 def test_other_content_is_noticed_by_modification_time(source: Path, tmp_path: Path):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     source.write_bytes(b"other")
-    assert source_md5(source, tmp_path / "memo") == md5(b"other")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"other")
 
 
 def test_other_content_is_noticed_by_size(source: Path, tmp_path: Path):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     changed = source.stat().st_mtime_ns
     source.write_bytes(b"longer")
     os.utime(source, ns=(changed, changed))
-    assert source_md5(source, tmp_path / "memo") == md5(b"longer")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"longer")
 
 
 def test_a_file_put_in_its_place_is_noticed_by_inode(source: Path, tmp_path: Path):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     changed = source.stat().st_mtime_ns
     other = tmp_path / "other"
     other.write_bytes(b"other")
     os.utime(other, ns=(changed, changed))
     other.replace(source)
-    assert source_md5(source, tmp_path / "memo") == md5(b"other")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"other")
 
 
 def test_the_limit_of_the_memo_is_a_forged_modification_time(source: Path, tmp_path: Path):
-    source_md5(source, tmp_path / "memo")
+    fingerprint(source, tmp_path / "memo")
     changed = source.stat().st_mtime_ns
     with source.open("r+b") as file:
         file.write(b"other")
     os.utime(source, ns=(changed, changed))
-    assert source_md5(source, tmp_path / "memo") == md5(b"first")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"first")
 
 
 def test_a_file_changed_just_now_is_not_trusted_yet(source: Path, tmp_path: Path, hashing: Counted):
@@ -148,40 +150,88 @@ def test_a_file_changed_just_now_is_not_trusted_yet(source: Path, tmp_path: Path
     for changed in (now, now + HOUR_NS):  # the file system's clock may be ahead
         os.utime(source, ns=(changed, changed))
         before = hashing.calls
-        source_md5(source, tmp_path / "memo")
-        source_md5(source, tmp_path / "memo")
+        fingerprint(source, tmp_path / "memo")
+        fingerprint(source, tmp_path / "memo")
         assert hashing.calls == before + 2
 
 
-def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def change_while_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     def hash_and_change(path: Path) -> str:
         digest = file_md5(path)
         path.write_bytes(b"other")
-        set_age(path)
         return digest
 
     monkeypatch.setattr(keys, "file_md5", hash_and_change)
-    source_md5(source, tmp_path / "memo")
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_an_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    change_while_hashing(monkeypatch)
+    with pytest.raises(UserError) as caught:
+        fingerprint(source, tmp_path / "memo")
+    assert str(caught.value) == (f"{source}: changed while it was being read; run the command again when it is written")
+
+
+def test_a_file_that_changed_while_it_was_hashed_is_not_remembered(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    change_while_hashing(monkeypatch)
+    with pytest.raises(UserError):
+        fingerprint(source, tmp_path / "memo")
     monkeypatch.undo()
-    assert source_md5(source, tmp_path / "memo") == md5(b"other")
+    set_age(source)
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"other")
+
+
+def test_what_has_not_changed_may_be_used(source: Path):
+    check_unchanged(source, file_identity(source))
+
+
+@pytest.mark.parametrize("change", ["content", "time", "another file", "gone"])
+def test_what_has_changed_may_not(source: Path, tmp_path: Path, change: str):
+    identity = file_identity(source)
+    if change == "content":
+        source.write_bytes(b"longer")
+        os.utime(source, ns=(identity[2], identity[2]))
+    elif change == "time":
+        set_age(source, hours=1)
+    elif change == "another file":
+        (tmp_path / "other").write_bytes(b"other")
+        os.utime(tmp_path / "other", ns=(identity[2], identity[2]))
+        (tmp_path / "other").replace(source)
+    else:
+        source.unlink()
+    with pytest.raises(FileNotFoundError if change == "gone" else UserError):
+        check_unchanged(source, identity)
+
+
+def test_only_a_known_file_is_touched(source: Path, tmp_path: Path):
+    memo = tmp_path / "memo"
+    assert not fingerprint(source, memo).touched
+    assert not fingerprint(source, memo).touched
+    set_age(source, hours=1)
+    assert fingerprint(source, memo).touched  # the same content at another time
+    assert not fingerprint(source, memo).touched  # which is known by now
+    source.write_bytes(b"other")
+    set_age(source)
+    assert not fingerprint(source, memo).touched
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"file": 1, "hashed_at_ns": "x", "md5": 5}'])
 def test_a_damaged_memo_is_done_without(source: Path, tmp_path: Path, content: bytes):
     memo = tmp_path / "memo"
-    source_md5(source, memo)
+    fingerprint(source, memo)
     (written,) = memo.iterdir()
     written.write_bytes(content)
-    assert source_md5(source, memo) == md5(b"first")
+    assert fingerprint(source, memo).md5 == md5(b"first")
 
 
 def test_a_memo_that_cannot_be_written_is_done_without(source: Path, tmp_path: Path):
     (tmp_path / "memo").write_text("a file where the folder should be")
-    assert source_md5(source, tmp_path / "memo") == md5(b"first")
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"first")
 
 
 def test_a_missing_file(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        source_md5(tmp_path / "no.parquet", tmp_path / "memo")
+        fingerprint(tmp_path / "no.parquet", tmp_path / "memo")

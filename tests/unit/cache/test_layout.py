@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,20 @@ import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cache.layout import CHUNK_ROWS, ArraySpec, body_path, chunk_rows, padded_rows, shard_bytes, shard_index
+from cache.layout import (
+    CHUNK_ROWS,
+    TIME_ATTRIBUTES,
+    ArraySpec,
+    array_metadata,
+    array_spec,
+    body_path,
+    chunk_rows,
+    group_metadata,
+    metadata_bytes,
+    padded_rows,
+    shard_bytes,
+    shard_index,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,59 @@ def test_fill_values():
 def test_the_place_of_a_body():
     assert body_path(Path("e"), "ohlc", 2) == Path("e/ohlc/c/0/0")
     assert body_path(Path("e"), "time", 1) == Path("e/time/c/0")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ArraySpec("values", "<f4", ("time", "feature"), (6,)),
+        ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES),
+        ArraySpec("cube", "<i4", ("a", "b", "c"), (2, 3), {"note": "é"}),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_an_array_is_what_the_manifest_describes(spec: ArraySpec):
+    described = {
+        "shape": [5, *spec.columns],
+        "dtype": spec.dtype,
+        "dims": list(spec.dims),
+        "attributes": dict(spec.attributes),
+        "bytes": 1,
+        "md5": "",
+    }
+    read_back = array_spec(spec.name, json.loads(json.dumps(described)))
+    assert read_back == spec
+    assert metadata_bytes(array_metadata(read_back, 5)) == metadata_bytes(array_metadata(spec, 5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dims": ["time"]},
+        {"dims": ["a", "b", "c"]},
+        {"dims": None},
+        {"dtype": "float48"},
+        {"shape": 5},
+        {"shape": [5, "x"]},
+        {"attributes": 5},
+    ],
+)
+def test_what_is_no_array(change: dict[str, Any]):
+    described = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes": {}}
+    array_spec("x", described)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        array_spec("x", {**described, **change})
+    for name in described:
+        with pytest.raises(KeyError):
+            array_spec("x", {key: value for key, value in described.items() if key != name})
+
+
+def test_metadata_is_written_in_one_way():
+    written = metadata_bytes(group_metadata({"b": "é", "a": [1, 0.1]}))
+    assert json.loads(written) == {"zarr_format": 3, "node_type": "group", "attributes": {"b": "é", "a": [1, 0.1]}}
+    assert metadata_bytes(json.loads(written)) == written
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        metadata_bytes({"a": float("nan")})
 
 
 @settings(max_examples=10, deadline=None)

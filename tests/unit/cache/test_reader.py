@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,17 @@ from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import ArraySpec
 from cache.reader import Entry, StoreError, entry_exists, open_dataset, open_entry, read_ref, ref_names
+from cache.seal import canonical_json, sealed
 from cache.writer import EntryWriter
+from tests.unit.cache.making import change_manifest, flip, point
 
 ROOT = Path(__file__).parents[3]
 ROWS = 70_000
 REMEDY = "Run bin/build-cache again to remake it; nothing else is lost"
+VERIFY = (
+    "`bin/cache verify --repair` finds and removes what is damaged, and bin/build-cache then makes it again; nothing "
+    "else is lost"
+)
 OHLC = np.arange(ROWS * 4, dtype="<f8").reshape(ROWS, 4)
 
 
@@ -37,10 +44,14 @@ def fault(open_it: Callable[..., Any], *arguments: Any) -> str:
 
 
 def edit(entry: Entry, **changes: Any) -> None:
-    path = entry.path / "zarr.json"
-    group = json.loads(path.read_bytes())
-    group["attributes"].update(changes)
-    path.write_text(json.dumps(group))
+    """Change a manifest and seal it again."""
+    change_manifest(entry.path, lambda manifest: manifest.update(changes))
+
+
+@pytest.fixture
+def copied(test_store: Path, tmp_path: Path) -> Path:
+    """A copy of the store that a test may damage."""
+    return Path(shutil.copytree(test_store, tmp_path / "copied"))
 
 
 def test_arrays(entry: Entry):
@@ -73,10 +84,31 @@ def test_a_missing_entry(tmp_path: Path):
     )
 
 
-def test_another_format(entry: Entry, tmp_path: Path):
-    edit(entry, format="headstart/2", arrays="described otherwise")
+@pytest.mark.parametrize("found", ["headstart/1", "headstart/3", "other", None, 5, ["headstart/2"]])
+def test_another_format(entry: Entry, tmp_path: Path, found: Any):
+    group = json.loads((entry.path / "zarr.json").read_bytes())
+    group["attributes"] = {"format": found, "arrays": "described otherwise"}
+    (entry.path / "zarr.json").write_text(json.dumps(group))
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
-        f"{entry.path}: written in format headstart/2, this version reads headstart/1; run bin/build-cache again"
+        f"{entry.path}: written in format {found}, this version reads headstart/2; run bin/build-cache again"
+    )
+
+
+@pytest.mark.parametrize("where", ["entry", "stage"])
+def test_a_file_where_a_folder_should_be(entry: Entry, tmp_path: Path, where: str):
+    path = entry.path if where == "entry" else entry.path.parent
+    shutil.rmtree(path)
+    path.write_text("")
+    assert fault(open_entry, tmp_path, "bars", entry.key) == (
+        f"{entry.path}: no such entry; run bin/build-cache again to make it"
+    )
+
+
+def test_a_changed_manifest(entry: Entry, tmp_path: Path):
+    path = entry.path / "zarr.json"
+    path.write_bytes(path.read_bytes().replace(b'"origin": "test"', b'"origin": "tent"'))
+    assert fault(open_entry, tmp_path, "bars", entry.key) == (
+        f"{entry.path}: damaged, zarr.json was changed: its content does not have the MD5 that it carries. {REMEDY}"
     )
 
 
@@ -112,7 +144,9 @@ def test_a_missing_body(entry: Entry, tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"attributes": 5}', '{"attributes": {}}', "\x00\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", "{}", '{"attributes": 5}', '{"attributes": {}}', "\x00\x00", "[" * 100_000]
+)
 def test_a_damaged_manifest(entry: Entry, tmp_path: Path, text: str):
     (entry.path / "zarr.json").write_text(text)
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
@@ -120,24 +154,59 @@ def test_a_damaged_manifest(entry: Entry, tmp_path: Path, text: str):
     )
 
 
+def test_a_manifest_that_is_not_a_group(entry: Entry, tmp_path: Path):
+    path = entry.path / "zarr.json"
+    path.write_bytes(path.read_bytes().replace(b'"zarr_format": 3', b'"zarr_format": 2'))
+    assert fault(open_entry, tmp_path, "bars", entry.key) == (
+        f"{entry.path}: damaged, its zarr.json is not a manifest. {REMEDY}"
+    )
+
+
+ARRAY = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes": {}, "bytes": 180, "md5": "0" * 32}
+
+
 @pytest.mark.parametrize(
-    "arrays",
+    ("changes", "what"),
     [
-        None,
-        [],
-        {"ohlc": 5},
-        {"ohlc": {"shape": [5, 4]}},
-        {"ohlc": {"shape": [], "dtype": "<f8"}},
-        {"ohlc": {"shape": 5, "dtype": "<f8"}},
-        {"ohlc": {"shape": ["x"], "dtype": "<f8"}},
-        {"ohlc": {"shape": [5, 4], "dtype": "float48"}},
-        {"ohlc": {"shape": [0, 4], "dtype": "<f8"}},
+        ({"arrays": None}, "arrays is not an object"),
+        ({"arrays": []}, "arrays is not an object"),
+        ({"arrays": {"ohlc": 5}}, "arrays.ohlc is not an object"),
+        ({"arrays": {"ohlc": {"shape": [5, 4]}}}, "arrays.ohlc.dtype is missing"),
+        ({"arrays": {"ohlc": {**ARRAY, "shape": 5}}}, "arrays.ohlc.shape is not a list"),
+        ({"arrays": {"ohlc": {**ARRAY, "shape": ["x"]}}}, "arrays.ohlc.shape[0] is not a whole number"),
+        ({"arrays": {"ohlc": {**ARRAY, "shape": [5.0, 4]}}}, "arrays.ohlc.shape[0] is not a whole number"),
+        ({"arrays": {"ohlc": {**ARRAY, "shape": [True, 4]}}}, "arrays.ohlc.shape[0] is not a whole number"),
+        ({"arrays": {"ohlc": {**ARRAY, "md5": "0" * 31}}}, "arrays.ohlc.md5 is not an MD5"),
+        ({"components": 5}, "components is not an object"),
+        ({"components": {"stage": "bars", "version": 1, "fields": {}}}, "components.inputs is missing"),
+        (
+            {"components": {"stage": "bars", "version": 1, "fields": {}, "inputs": {"bars": [5]}}},
+            "components.inputs.bars[0] is not a text",
+        ),
+        ({"built": {"at": "2024-01-01", "seconds": 1, "by": {}}}, "built.at is not an instant with its zone"),
+        *(
+            ({"arrays": {name: {**ARRAY, **change}}}, f"arrays.{name} is not an array as this format has them")
+            for name, change in [
+                ("ohlc", {"shape": []}),
+                ("ohlc", {"shape": [0, 4]}),
+                ("ohlc", {"shape": [5, 0]}),
+                ("ohlc", {"shape": [-5, 4]}),
+                ("ohlc", {"dtype": "float48"}),
+                ("ohlc", {"dtype": "O"}),  # would be unpickled
+                ("ohlc", {"dtype": "float64"}),
+                ("ohlc", {"dtype": ">f8"}),
+                ("ohlc", {"dims": ["time"]}),
+                ("ohlc", {"bytes": 181}),
+                ("../ohlc", {}),
+                ("", {}),
+            ]
+        ),
     ],
 )
-def test_a_manifest_with_damaged_arrays(entry: Entry, tmp_path: Path, arrays: Any):
-    edit(entry, arrays=arrays)
+def test_a_sealed_manifest_that_is_wrong(entry: Entry, tmp_path: Path, changes: dict[str, Any], what: str):
+    edit(entry, **changes)
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
-        f"{entry.path}: damaged, its manifest does not describe its arrays. {REMEDY}"
+        f"{entry.path}: damaged, its manifest does not say what it should: {what}. {REMEDY}"
     )
 
 
@@ -159,17 +228,42 @@ def test_a_missing_store(tmp_path: Path, read: Callable[[Path], Any]):
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    "content", [b"", b"[]", b"5", b"{}", b'{"dataset": "x", "recipe": {}}', b"\xff", b"[" * 100_000]
+)
+def test_a_damaged_ref(tmp_path: Path, content: bytes):
+    write_atomically(tmp_path / "refs/demo.json", content)
+    assert fault(read_ref, tmp_path, "demo") == (
+        f"{tmp_path / 'refs/demo.json'}: damaged, it is not as it was written. {REMEDY}"
+    )
+
+
+def test_every_bit_of_a_ref_counts(tmp_path: Path):
+    path = point(tmp_path, "demo", "0" * 32)
+    read_ref(tmp_path, "demo")
+    for bit in range(8 * path.stat().st_size):
+        flip(path, bit)
+        assert "damaged, it is not as it was written" in fault(read_ref, tmp_path, "demo")
+        flip(path, bit)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
     [
-        ("", "not a JSON object"),
-        ("[]", "not a JSON object"),
-        ("5", "not a JSON object"),
-        ('{"dataset": "x", "recipe": {}}', "data_dir, updated missing"),
+        ({"dataset": "x"}, "dataset is not an MD5"),
+        ({"dataset": None}, "dataset is not an MD5"),
+        ({"recipe": 5}, "recipe is not an object"),
+        ({"recipe": {}}, "recipe.name is missing"),
+        ({"data_dir": 5}, "data_dir is not a text"),
+        ({"sources": {"m1": {"a.parquet": 5}}}, "sources.m1.a.parquet is not a text"),
+        ({"updated": "yesterday"}, "updated is not an instant with its zone"),
+        ({"name": "other"}, "it is the ref of other"),
     ],
 )
-def test_a_damaged_ref(tmp_path: Path, text: str, what: str):
-    write_atomically(tmp_path / "refs/demo.json", text.encode())
-    assert fault(read_ref, tmp_path, "demo") == f"{tmp_path / 'refs/demo.json'}: damaged, {what}. {REMEDY}"
+def test_a_sealed_ref_that_is_wrong(tmp_path: Path, change: dict[str, Any], what: str):
+    path = point(tmp_path, "demo", "0" * 32)
+    ref = {**read_ref(tmp_path, "demo"), **change}
+    path.write_bytes(canonical_json(sealed(ref)))
+    assert fault(read_ref, tmp_path, "demo") == f"{path}: damaged, {what}. {REMEDY}"
 
 
 def test_a_dataset_opens_with_all_its_entries(test_store: Path):
@@ -186,7 +280,119 @@ def test_a_dataset_opens_with_all_its_entries(test_store: Path):
     assert dataset.recipe["name"] == dataset.name == "test"
 
 
-@pytest.mark.parametrize("module", ["cache.reader", "cache.stats", "cache.cache_command"])
+def entries_of(store: Path) -> dict[str, Path]:
+    dataset = open_dataset(store, "test")
+    (entries,) = dataset.symbols.values()
+    return {"dataset": dataset.entry.path, "windows": entries.windows.path, "m5": entries.streams["m5"].path}
+
+
+@pytest.mark.parametrize(
+    ("of", "change", "what"),
+    [  # the last one is seen before the file is
+        ("dataset", lambda m: m.pop("timeframes"), "timeframes is missing"),
+        ("dataset", lambda m: m.update(timeframes=[]), "there is no symbol, or no timeframe"),
+        ("dataset", lambda m: m.update(seq_len={"m1": 32}), "seq_len does not give every timeframe its bars"),
+        ("dataset", lambda m: m["seq_len"].update(m1=0), "seq_len does not give every timeframe its bars"),
+        ("dataset", lambda m: m["splits"].pop("val"), "splits.val is missing"),
+        ("dataset", lambda m: m["splits"]["val"].pop("from"), "splits.val.from is missing"),
+        (
+            "dataset",
+            lambda m: m["splits"]["val"].update(windows={}),
+            "splits.val.windows.TEST is not a range of windows",
+        ),
+        (
+            "dataset",
+            lambda m: m["splits"]["val"].update(windows={"TEST": [1]}),
+            "splits.val.windows.TEST is not a list of 2",
+        ),
+        (
+            "dataset",
+            lambda m: m["splits"]["val"].update(windows={"TEST": [9, 5]}),
+            "splits.val.windows.TEST is not a range of windows",
+        ),
+        (
+            "dataset",
+            lambda m: m["components"]["inputs"]["TEST"]["streams"].pop("m5"),
+            "components.inputs.TEST.streams are not of the timeframes",
+        ),
+        ("dataset", lambda m: m["components"].update(inputs={}), "there is no symbol, or no timeframe"),
+        ("dataset", lambda m: m.update(warnings=[5]), "warnings[0] is not a text"),
+        ("windows", lambda m: m["arrays"].pop("ends"), "arrays.ends is missing"),
+        ("windows", lambda m: m.update(timeframes=["m1"]), "timeframes are not as many as arrays.ends has columns"),
+        ("m5", lambda m: m["arrays"].pop("close"), "arrays.close is missing"),
+        ("m5", lambda m: m["arrays"]["values"].update(dtype="<i4"), "arrays.values is not <f4 of 2 axes"),
+        ("m5", lambda m: m.pop("nominal_length"), "nominal_length is missing"),
+        ("m5", lambda m: m.update(features=["a"]), "features are not as many as arrays.values has columns"),
+        ("m5", lambda m: m["statistics"]["std"].pop("log_open"), "statistics.std is not of the features"),
+        ("m5", lambda m: m["statistics"]["mean"].update(log_open="0"), "statistics.mean.log_open is not a number"),
+        ("m5", lambda m: m["arrays"]["close"].update(m["arrays"]["close"], shape=[6240], bytes=49_940), ""),
+    ],
+)
+def test_a_dataset_with_a_sealed_manifest_that_is_wrong(copied: Path, of: str, change: Callable[..., Any], what: str):
+    path = entries_of(copied)[of]
+    change_manifest(path, change)
+    said = fault(open_dataset, copied, "test")
+    assert said.startswith(f"{path}: damaged, ")
+    assert what in said
+    assert said.endswith(VERIFY if what else REMEDY)
+
+
+@pytest.mark.parametrize(
+    ("of", "change", "what"),
+    [
+        ("windows", lambda m: m["seq_len"].update(m1=31), "its timeframes or lengths are not those of"),
+        (
+            "dataset",
+            lambda m: m["splits"]["val"]["windows"].update(TEST=[1, 29_569]),
+            "it counts 29,569 windows of TEST",
+        ),
+    ],
+)
+def test_parts_that_do_not_belong_together(copied: Path, of: str, change: Callable[..., Any], what: str):
+    path = entries_of(copied)[of]
+    change_manifest(path, change)
+    said = fault(open_dataset, copied, "test")
+    assert said.startswith(f"{path}: damaged, {what}")
+    assert said.endswith(VERIFY)
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "said"),
+    [
+        (slice(None), 2**31 - 1, "its windows end at bars 2,147,483,647 to 2,147,483,647 of m1, which has 30,000"),
+        (slice(None), -1, "its windows end at bars -1 to -1 of m1, which has 30,000"),
+        (slice(None), 0, "its windows end at bars 0 to 0 of m1, which has 30,000"),
+        (0, 31, "its windows end at bars 31 to 30,000 of m1, which has 30,000"),
+        ((-1, 1), 6242, "its windows end at bars 96 to 6,242 of m5, which has 6,241"),
+        ((0, 2), 2083, "its windows end at bars 2,083 to 2,082 of m15, which has 2,082"),
+    ],
+)
+def test_overwritten_ends(copied: Path, row: Any, value: int, said: str):
+    file = entries_of(copied)["windows"] / "ends/c/0/0"
+    ends = np.memmap(file, "<i4", mode="r+", shape=(29_568, 3))
+    ends[row] = value
+    ends.flush()
+    assert fault(open_dataset, copied, "test") == f"{file}: damaged, {said}; a window has 32. {VERIFY}"
+
+
+def test_overwritten_at_random(copied: Path):
+    file = entries_of(copied)["windows"] / "ends/c/0/0"
+    file.write_bytes(np.random.default_rng(0).bytes(file.stat().st_size))
+    assert fault(open_dataset, copied, "test").startswith(f"{file}: damaged, its windows end at bars ")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cache.reader",
+        "cache.stats",
+        "cache.verify",
+        "cache.prune",
+        "cache.inspect_command",
+        "cache.keep_command",
+        "pipeline.cache_command",
+    ],
+)
 def test_looking_into_a_store_needs_no_heavy_library(module: str):
     show = f"import sys, {module}; print(*(name for name in sys.modules if '.' not in name))"
     shown = subprocess.run([sys.executable, "-c", show], cwd=ROOT, check=True, capture_output=True, text=True)

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path
+from cache.locks import entry_lock
 from cache.reader import Entry, StoreError, entry_exists, open_entry
-from cache.writer import EntryWriter, entry_lock
+from cache.seal import unsealed
+from cache.writer import EntryWriter
 
 ROOT = Path(__file__).parents[3]
 COMPONENTS = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
@@ -95,6 +97,8 @@ def check_everywhere(store: Path, spec: ArraySpec, rows: int, cuts: Sequence[int
         assert entry.manifest["arrays"][name] == {
             "shape": list(expected.shape),
             "dtype": array_spec.dtype,
+            "dims": list(array_spec.dims),
+            "attributes": array_spec.attributes,
             "bytes": len(body),
             "md5": hashlib.md5(body).hexdigest(),
         }
@@ -137,14 +141,14 @@ def test_a_block_need_not_be_contiguous(tmp_path: Path):
 
 def test_the_manifest_says_everything(tmp_path: Path):
     entry = write(tmp_path, [(TIME, times(5))])
-    manifest = dict(zarr.open_group(entry.path, mode="r").attrs)
+    manifest = unsealed(dict(zarr.open_group(entry.path, mode="r").attrs))
     assert manifest == entry.manifest
     built = manifest.pop("built")
     assert set(built) == {"at", "seconds", "by"}
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/1",
+        "format": "headstart/2",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,
@@ -220,7 +224,8 @@ from pathlib import Path
 import numpy as np
 from cache.keys import Components
 from cache.layout import ArraySpec
-from cache.writer import EntryWriter, entry_lock
+from cache.locks import entry_lock
+from cache.writer import EntryWriter
 
 components = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
 print("ready", flush=True)

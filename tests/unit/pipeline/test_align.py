@@ -205,13 +205,13 @@ def message(bars: dict[str, MemorySeries], *overrides: str) -> str:
     recipe = make_recipe("timeframes=[m1, h1]", "window.seq_len={m1: 5, h1: 2}", *overrides)
     _, time, dropped = run(bars, recipe)
     assert len(time) == 0
-    return str(explain_empty(dropped, recipe, bars))
+    return str(explain_empty(dropped, "TEST", recipe, bars))
 
 
 def test_no_windows_for_want_of_history_is_explained():
     assert message(simple(), "window.seq_len={m1: 5, h1: 4}") == (
-        "test: no windows left of 200 candidates. The rule `history` of h1 dropped 200: it needs 4 bars of h1 before "
-        "t, and there are 3 in all; shorten data.window.seq_len, add data, or leave the timeframe out"
+        "test: TEST has no windows left of 200 candidates. The rule `history` of h1 dropped 200: it needs 4 bars of h1 "
+        "before t, and there are 3 in all; shorten data.window.seq_len, add data, or leave the timeframe out"
     )
 
 
@@ -220,8 +220,8 @@ def test_no_windows_for_staleness_are_explained():
     old = bars["h1"].bars
     bars["h1"] = MemorySeries(Block(old.open_time[:2] - 24 * HOUR, old.close_time[:2] - 24 * HOUR, old.ohlc[:2]))
     assert message(bars, "window.max_staleness={h1: 90min}") == (
-        "test: no windows left of 200 candidates. The rule `staleness` of h1 dropped 200: it wants the last h1 bar at "
-        "most 90min old; raise data.window.max_staleness.h1"
+        "test: TEST has no windows left of 200 candidates. The rule `staleness` of h1 dropped 200: it wants the last "
+        "h1 bar at most 90min old; raise data.window.max_staleness.h1"
     )
 
 
@@ -230,8 +230,8 @@ def test_no_windows_for_coverage_are_explained():
     base = bars["m1"].bars
     sparse = Block(base.open_time * 2 - MONDAY, base.open_time * 2 - MONDAY + MINUTE, base.ohlc)
     assert message({"m1": MemorySeries(sparse), "h1": bars["h1"]}, "window.min_coverage=0.6") == (
-        "test: no windows left of 200 candidates. The rule `coverage` of m1 dropped 196: it wants 60% of the window's "
-        "span covered by bars; lower data.window.min_coverage"
+        "test: TEST has no windows left of 200 candidates. The rule `coverage` of m1 dropped 196: it wants 60% of the "
+        "window's span covered by bars; lower data.window.min_coverage"
     )
 
 

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cache.timeframes import format_time
-from pipeline.bars import Block, SourceError, bar_times, find_files, open_parquet, read_bars, recognise
+from pipeline.bars import Block, ReadLog, SourceError, bar_times, read_bars
+from pipeline.columns import recognise
+from pipeline.tables import open_table
 from tests.unit.pipeline.making import DAY, MINUTE, MONDAY, joined, make_source, random_ohlc, write_parquet
 
 TIMES = pd.date_range("2024-01-08", periods=5, freq="1min", tz="UTC")
@@ -30,8 +35,8 @@ def frame(times: Any = TIMES, **columns: Any) -> pd.DataFrame:
 
 
 def read(path: Path, timeframe: str = "m1", **source: Any) -> tuple[Block, list[str]]:
-    remarks: list[str] = []
-    return joined(read_bars(path, make_source(**source), timeframe, remarks)), remarks
+    log = ReadLog()
+    return joined(read_bars(path, make_source(**source), timeframe, {}, log)), log.remarks
 
 
 def saved(tmp_path: Path, bars: pd.DataFrame, index: bool = False) -> Path:
@@ -79,7 +84,7 @@ def test_usual_names_are_recognised_in_any_order_among_others(tmp_path: Path, na
     path = saved(tmp_path, renamed[renamed.columns[::-1]])
     bars, _ = read(path)
     np.testing.assert_array_equal(bars.ohlc, frame()[["open", "high", "low", "close"]])
-    found = recognise(open_parquet(path), path, make_source()).columns
+    found = recognise(open_table(path), make_source()).columns
     assert found == dict(zip(("time", "open", "high", "low", "close"), names, strict=True))
 
 
@@ -167,17 +172,17 @@ def test_naive_times_are_in_the_stated_zone(tmp_path: Path, zone: str, start: st
     np.testing.assert_array_equal(bars.open_time, naive.tz_localize(zone).tz_convert("UTC").as_unit("ns").asi8)
 
 
-@pytest.mark.parametrize(("start", "reason"), [("2024-03-10 02:00", "skipped"), ("2024-11-03 01:00", "repeated")])
-def test_naive_times_in_a_clock_change_are_an_error(tmp_path: Path, start: str, reason: str):
-    message = fault_of(
-        saved(tmp_path, frame(pd.date_range(start, periods=5, freq="1min"))), timezone="America/New_York"
+@pytest.mark.parametrize(
+    ("start", "before", "verb"), [("2024-03-10 01:57", 3, "skips"), ("2024-11-03 00:58", 2, "repeats")]
+)
+def test_naive_times_in_a_clock_change_are_an_error(tmp_path: Path, start: str, before: int, verb: str):
+    times = pd.date_range(start, periods=5, freq="1min")
+    message = fault_of(saved(tmp_path, frame(times)), timezone="America/New_York")
+    assert message == (
+        f"column timestamp, row {before}: {times[before]} falls into an hour that America/New_York {verb} when clocks "
+        "change; store the times in UTC"
     )
-    assert message.startswith("column timestamp, rows 0 to 5: ")
-    assert start[:-1] in message
-    assert message.endswith(
-        "In America/New_York that hour is skipped or repeated when clocks change; store the times in UTC"
-    )
-    assert reason in message
+    assert fault_of(saved(tmp_path, frame(times.as_unit("ns"))), timezone="America/New_York") == message
 
 
 def test_dates_are_times(tmp_path: Path):
@@ -229,7 +234,7 @@ def test_an_index_that_claims_1970_alone_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("times", "kind"), [(["2024-01-08"] * 5, "large_string"), ([1.7e9] * 5, "double"), ([True] * 5, "bool")]
+    ("times", "kind"), [([1.7e9] * 5, "double"), ([True] * 5, "bool"), ([TIMES[0] - TIMES[1]] * 5, "duration[us]")]
 )
 def test_other_types_are_no_times(tmp_path: Path, times: list, kind: str):
     assert fault_of(saved(tmp_path, frame(times))) == (
@@ -293,26 +298,82 @@ def test_a_day_labelled_inside_its_session_reaches_to_its_end():
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
-        ("open", 2, np.inf, "column open, row 2: inf is not a finite number; correct or remove the row"),
-        ("low", 0, -np.inf, "column low, row 0: -inf is not a finite number; correct or remove the row"),
-        ("close", 4, 0.0, "column close, row 4: 0.0 is not positive; correct or remove the row"),
-        ("low", 3, -1.5, "column low, row 3: -1.5 is not positive; correct or remove the row"),
-        ("high", 1, 2.05, "column high, row 1: 2.05 is below the bar's open or close; correct or remove the row"),
-        ("low", 1, 2.05, "column low, row 1: 2.05 is above the bar's open or close; correct or remove the row"),
-        ("close", 3, None, "column close, row 3: the value is missing; correct or remove the row"),
-        ("timestamp", 2, None, "column timestamp, row 2: the value is missing; correct or remove the row"),
-        ("timestamp", 0, None, "column timestamp, row 0: the value is missing; correct or remove the row"),
+        (
+            "open",
+            2,
+            np.inf,
+            "column open, row 2: inf is not a finite number; "
+            "correct or remove the row, or set data.source.policy.not_finite=drop",
+        ),
+        (
+            "low",
+            0,
+            -np.inf,
+            "column low, row 0: -inf is not a finite number; "
+            "correct or remove the row, or set data.source.policy.not_finite=drop",
+        ),
+        (
+            "close",
+            4,
+            0.0,
+            "column close, row 4: 0.0 is not positive; "
+            "correct or remove the row, or set data.source.policy.not_positive=drop",
+        ),
+        (
+            "low",
+            3,
+            -1.5,
+            "column low, row 3: -1.5 is not positive; "
+            "correct or remove the row, or set data.source.policy.not_positive=drop",
+        ),
+        (
+            "high",
+            1,
+            2.05,
+            "column high, row 1: 2.05 is below the bar's open or close; "
+            "correct or remove the row, or set data.source.policy.high=drop",
+        ),
+        (
+            "low",
+            1,
+            2.05,
+            "column low, row 1: 2.05 is above the bar's open or close; "
+            "correct or remove the row, or set data.source.policy.low=drop",
+        ),
+        (
+            "close",
+            3,
+            None,
+            "column close, row 3: the value is missing; "
+            "correct or remove the row, or set data.source.policy.missing=drop",
+        ),
+        (
+            "timestamp",
+            2,
+            None,
+            "column timestamp, row 2: the value is missing; "
+            "correct or remove the row, or set data.source.policy.missing=drop",
+        ),
+        (
+            "timestamp",
+            0,
+            None,
+            "column timestamp, row 0: the value is missing; "
+            "correct or remove the row, or set data.source.policy.missing=drop",
+        ),
         (
             "timestamp",
             3,
             TIMES[2],
-            "column timestamp, row 3: 2024-01-08T00:02:00 UTC repeats the time of the row before; remove the duplicate",
+            "column timestamp, row 3: 2024-01-08T00:02:00 UTC repeats the time of the row before; "
+            "remove the duplicate, or set data.source.policy.duplicate=keep_first or keep_last",
         ),
         (
             "timestamp",
             3,
             TIMES[1],
-            "column timestamp, row 3: 2024-01-08T00:01:00 UTC is earlier than the row before; sort the file by time",
+            "column timestamp, row 3: 2024-01-08T00:01:00 UTC is earlier than the row before; "
+            "sort the file by time, or set data.source.policy.unsorted=sort",
         ),
     ],
 )
@@ -325,7 +386,8 @@ def test_faults_name_column_row_value_and_remedy(tmp_path: Path, column: str, ro
 def test_a_missing_integer_time_is_named(tmp_path: Path):
     stamps = pd.array([None, *(1_700_000_000 + 60 * np.arange(4))], dtype="Int64")
     assert fault_of(saved(tmp_path, frame(stamps))) == (
-        "column timestamp, row 0: the value is missing; correct or remove the row"
+        "column timestamp, row 0: the value is missing; "
+        "correct or remove the row, or set data.source.policy.missing=drop"
     )
 
 
@@ -333,7 +395,10 @@ def test_nan_is_told_from_a_missing_value(tmp_path: Path):
     ohlc = frame()[["open", "high", "low", "close"]].to_numpy(copy=True)
     ohlc[2, 1] = np.nan  # pandas would write a null
     path = write_parquet(tmp_path / "bars.parquet", TIMES.as_unit("ns").asi8, ohlc)
-    assert fault_of(path) == "column high, row 2: nan is not a finite number; correct or remove the row"
+    assert fault_of(path) == (
+        "column high, row 2: nan is not a finite number; "
+        "correct or remove the row, or set data.source.policy.not_finite=drop"
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +411,7 @@ def test_prices_must_be_numbers(tmp_path: Path, values: list, kind: str):
     )
 
 
-@pytest.mark.parametrize("kind", ["float32", "int64", "uint16"])
+@pytest.mark.parametrize("kind", ["float16", "float32", "int64", "uint16"])
 def test_prices_of_other_numeric_types_become_float64(tmp_path: Path, kind: str):
     bars = frame()
     prices = (bars[["open", "high", "low", "close"]] * 10).astype(kind)
@@ -371,7 +436,10 @@ def test_rows_are_counted_through_all_blocks(
     ohlc[row, column] = -2.5
     path = write_parquet(tmp_path / "bars.parquet", label, ohlc, row_group_size=row_group_size)
     name = ("open", "high", "low", "close")[column]
-    assert fault_of(path) == f"column {name}, row {row:,}: -2.5 is not positive; correct or remove the row"
+    assert fault_of(path) == (
+        f"column {name}, row {row:,}: -2.5 is not positive; "
+        "correct or remove the row, or set data.source.policy.not_positive=drop"
+    )
 
 
 @pytest.mark.parametrize(("shift", "words"), [(-MINUTE, "repeats the time of"), (-2 * MINUTE, "is earlier than")])
@@ -387,7 +455,10 @@ def test_a_missing_value_beyond_the_first_block_is_counted_too(tmp_path: Path, l
     table = pq.read_table(path).to_pandas()
     table.loc[131_100, "open"] = None
     table.to_parquet(path, index=False)
-    assert fault_of(path) == "column open, row 131,100: the value is missing; correct or remove the row"
+    assert fault_of(path) == (
+        "column open, row 131,100: the value is missing; "
+        "correct or remove the row, or set data.source.policy.missing=drop"
+    )
 
 
 def test_row_groups_do_not_matter_not_even_empty_ones(tmp_path: Path):
@@ -399,82 +470,7 @@ def test_row_groups_do_not_matter_not_even_empty_ones(tmp_path: Path):
     np.testing.assert_array_equal(read(path)[0].ohlc, frame()[["open", "high", "low", "close"]])
 
 
-# --- files
-
-
-def test_an_empty_table_is_an_error(tmp_path: Path):
-    assert fault_of(saved(tmp_path, frame().iloc[:0])) == "holds no rows"
-
-
-@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.99, 0.9999])
-def test_truncated_parquet_is_an_error(tmp_path: Path, long_bars: tuple, share: float):
-    path = write_parquet(tmp_path / "bars.parquet", *long_bars)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    message = fault_of(path)
-    assert message.startswith("not a readable parquet file, perhaps truncated (")
-    assert message.endswith("; fetch it again")
-
-
-def test_what_is_not_parquet_is_an_error(tmp_path: Path):
-    path = tmp_path / "bars.parquet"
-    path.write_text("time,open,high,low,close\n" * 100)
-    assert fault_of(path) == "not a parquet file; convert it, for example by pandas.read_csv(…).to_parquet(…)"
-
-
-def test_a_damaged_body_is_an_error_that_names_the_file(tmp_path: Path, long_bars: tuple):
-    path = write_parquet(tmp_path / "bars.parquet", *long_bars)
-    whole = bytearray(path.read_bytes())
-    for share in np.linspace(0.02, 0.98, 25):
-        damaged = whole.copy()
-        at = int(share * len(whole))
-        damaged[at : at + 400] = b"\xff" * 400
-        path.write_bytes(damaged)
-        try:
-            read(path)
-        except SourceError as error:
-            assert str(error).startswith(f"{path}: ")  # elsewhere the damage may not matter
-
-
-def test_a_damaged_footer_is_an_error_that_names_the_file(tmp_path: Path):
-    path = saved(tmp_path, frame())
-    whole = bytearray(path.read_bytes())
-    whole[-40:-8] = b"\xff" * 32
-    path.write_bytes(whole)
-    assert fault_of(path).startswith("not a readable parquet file")
-
-
-def test_a_missing_or_forbidden_file_keeps_its_own_error(tmp_path: Path):
-    with pytest.raises(FileNotFoundError):
-        open_parquet(tmp_path / "none.parquet")
-
-
-def test_files_are_a_file_a_folder_or_a_pattern_sorted_by_name(tmp_path: Path):
-    names = ["2024-02.parquet", "2024-01.parquet", "other.parquet"]
-    folder = tmp_path / "m1"
-    folder.mkdir()
-    for name in [*names, "notes.txt"]:
-        (folder / name).touch()
-    assert find_files(tmp_path, "m1/other.parquet") == [folder / "other.parquet"]
-    assert find_files(tmp_path, "m1") == [folder / name for name in sorted(names)]
-    assert find_files(tmp_path, "m1/2024-*.parquet") == [folder / "2024-01.parquet", folder / "2024-02.parquet"]
-    assert find_files(tmp_path, "**/other.parquet") == [folder / "other.parquet"]
-    assert find_files(Path("/nowhere"), str(folder / "2024-*.parquet")) == find_files(tmp_path, "m1/2024-*.parquet")
-    assert find_files(Path("/nowhere"), str(folder)) == find_files(tmp_path, "m1")
-
-
-@pytest.mark.parametrize(
-    "pattern", ["none.parquet", "empty", "*.parquet", "/nowhere/none.parquet", "/nowhere/*.parquet"]
-)
-def test_no_file_is_an_error_that_says_where_was_looked(tmp_path: Path, pattern: str):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError) as caught:
-        find_files(tmp_path, pattern)
-    assert str(caught.value) == (
-        f"{tmp_path / 'empty'}: there is no *.parquet in this directory"
-        if pattern == "empty"
-        else f"{tmp_path / pattern}: no such file, directory or pattern; --data-dir says where the recipe's paths begin"
-    )
+# --- several at once
 
 
 def test_bars_of_a_longer_timeframe_are_refused(tmp_path: Path):
@@ -496,5 +492,311 @@ def test_bars_of_several_symbols_are_refused(tmp_path: Path):
         read(path)
     assert str(fault.value) == (
         f"{path}: column timestamp, row 1: {TIMES[0]:%Y-%m-%dT%H:%M:%S} UTC repeats the time of the row before; if "
-        "venue, coin tell symbols apart, split the file: one symbol a dataset"
+        "venue, coin tell symbols apart, set data.source.symbol_columns: [venue, coin]; otherwise remove the "
+        "duplicate, or set data.source.policy.duplicate=keep_first or keep_last"
     )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Three symbols interleaved, 200,000 rows in all, of unequal histories."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for coin, start, rows in (("BTC", 0, 120_000), ("ETH", 500, 70_000), ("X", 3, 10_000)):
+        part = pd.DataFrame(random_ohlc(rng, rows), columns=["o", "h", "l", "c"])
+        part.insert(0, "time", pd.to_datetime(MONDAY + MINUTE * (start + np.arange(rows)), utc=True))
+        parts.append(part.assign(coin=coin))
+    frame = pd.concat(parts).sort_values(["time", "coin"]).reset_index(drop=True)
+    path = tmp_path_factory.mktemp("mixed") / "bars.parquet"
+    frame.to_parquet(path)
+    return path, frame
+
+
+def of_symbol(path: Path, coin: str, **source: Any) -> Block:
+    return joined(read_bars(path, make_source(symbol_columns=["coin"], **source), "m1", {"coin": coin}, ReadLog()))
+
+
+def test_the_rows_of_one_symbol_are_read(mixed: tuple[Path, pd.DataFrame]):
+    path, frame = mixed
+    for coin, rows in frame.groupby("coin"):
+        bars = of_symbol(path, str(coin))
+        np.testing.assert_array_equal(bars.ohlc, rows[["o", "h", "l", "c"]])
+        np.testing.assert_array_equal(bars.open_time, rows["time"].astype("datetime64[ns, UTC]").astype("int64"))
+
+
+def test_faults_of_other_symbols_do_not_matter_and_rows_are_those_of_the_file(tmp_path: Path, mixed: tuple):
+    frame = mixed[1].copy()
+    eth = frame.index[frame["coin"] == "ETH"]
+    frame.loc[eth[60_000], "h"] = -2.5
+    frame.loc[frame.index[frame["coin"] == "X"][7], ["time", "o"]] = None
+    path = saved(tmp_path, frame)
+    assert len(of_symbol(path, "BTC").ohlc) == 120_000
+    with pytest.raises(SourceError) as caught:
+        of_symbol(path, "ETH")
+    assert f"{path}: column h, row {eth[60_000]:,}: -2.5 is not positive; " in str(caught.value)
+    log = ReadLog()
+    source = make_source(symbol_columns=["coin"], policy={**make_source().policy.model_dump(), "missing": "drop"})
+    bars = joined(read_bars(path, source, "m1", {"coin": "X"}, log))
+    assert len(bars.ohlc) == 9999
+    assert log.repaired == {"missing": {"rows": 1, "first_row": int(frame.index[frame["coin"] == "X"][7])}}
+
+
+def test_a_symbol_that_is_not_there_is_an_error(mixed: tuple[Path, pd.DataFrame]):
+    with pytest.raises(SourceError, match=r"column o, row 0: [\d.]+ is a double; data.source.symbol_columns must name"):
+        list(read_bars(mixed[0], make_source(), "m1", {"coin": "BTC", "o": "1"}, ReadLog()))
+    with pytest.raises(SourceError) as caught:
+        of_symbol(mixed[0], "DOGE")
+    assert str(caught.value) == f"{mixed[0]}: no row has coin = DOGE"
+
+
+def test_what_may_tell_symbols_apart_is_suggested_for_unsorted_rows_too(mixed: tuple[Path, pd.DataFrame]):
+    with pytest.raises(SourceError) as caught:
+        list(read_bars(mixed[0], make_source(), "m1", {}, ReadLog()))
+    assert "if coin tells symbols apart, set data.source.symbol_columns: [coin]; otherwise " in str(caught.value)
+
+
+# --- policies
+
+
+def policy(**changes: str) -> dict[str, str]:
+    return {**make_source().policy.model_dump(), **changes}
+
+
+def test_policies_repair_and_the_log_tells(tmp_path: Path):
+    bars = pd.concat([frame(TIMES + pd.Timedelta(f"{5 * k}min")) for k in range(6)], ignore_index=True)
+    bars.loc[3, "open"] = None
+    bars.loc[7, "timestamp"] = None
+    bars.loc[9, "high"] = np.inf
+    bars.loc[11, "low"] = 0.0
+    bars.loc[13, "high"] = 1.0
+    bars.loc[17, "low"] = 5.0
+    bars.loc[20, "timestamp"] = bars.loc[19, "timestamp"]
+    bars.loc[[24, 25], "timestamp"] = bars.loc[[25, 24], "timestamp"].to_list()
+    expected = bars.drop([3, 7, 9, 11, 13, 17, 19]).sort_values("timestamp", kind="stable")
+    log = ReadLog()
+    source = make_source(
+        policy=policy(
+            **dict.fromkeys(("missing", "not_finite", "not_positive", "high", "low"), "drop"),
+            duplicate="keep_last",
+            unsorted="sort",
+        )
+    )
+    read_back = joined(read_bars(saved(tmp_path, bars), source, "m1", {}, log))
+    np.testing.assert_array_equal(read_back.ohlc, expected[["open", "high", "low", "close"]])
+    np.testing.assert_array_equal(
+        read_back.open_time, expected["timestamp"].astype("datetime64[ns, UTC]").astype("int64")
+    )
+    assert log.repaired == {
+        "missing": {"rows": 2, "first_row": 3},
+        "not_finite": {"rows": 1, "first_row": 9},
+        "not_positive": {"rows": 1, "first_row": 11},
+        "high": {"rows": 1, "first_row": 13},
+        "low": {"rows": 1, "first_row": 17},
+        "duplicate": {"rows": 1, "first_row": 19},
+        "unsorted": {"rows": 1, "first_row": 25},
+    }
+    assert log.remarks == []
+
+
+@pytest.mark.parametrize(("duplicate", "kept"), [("keep_first", 131_071), ("keep_last", 131_072)])
+def test_duplicates_are_found_across_blocks(tmp_path: Path, long_bars: tuple, duplicate: str, kept: int):
+    label = long_bars[0].copy()
+    label[131_072] = label[131_071]
+    path = write_parquet(tmp_path / "bars.parquet", label, long_bars[1])
+    log = ReadLog()
+    bars = joined(read_bars(path, make_source(policy=policy(duplicate=duplicate)), "m1", {}, log))
+    gone = 131_071 + 131_072 - kept
+    np.testing.assert_array_equal(bars.ohlc, np.delete(long_bars[1], gone, axis=0))
+    np.testing.assert_array_equal(bars.open_time, np.delete(label, gone))
+    assert log.repaired == {"duplicate": {"rows": 1, "first_row": gone}}
+
+
+def test_shuffled_rows_are_sorted_across_blocks(tmp_path: Path, long_bars: tuple):
+    order = np.random.default_rng(1).permutation(LONG)
+    path = write_parquet(tmp_path / "bars.parquet", long_bars[0][order], long_bars[1][order])
+    blocks = list(read_bars(path, make_source(policy=policy(unsorted="sort")), "m1", {}, ReadLog()))
+    assert len(blocks) == 2
+    np.testing.assert_array_equal(joined(blocks).open_time, long_bars[0])
+    np.testing.assert_array_equal(joined(blocks).ohlc, long_bars[1])
+
+
+def test_a_file_of_which_nothing_is_left_is_an_error(tmp_path: Path):
+    bars = frame(open=[None] * 4 + [1.0], low=-1.0)
+    assert fault_of(saved(tmp_path, bars), policy=policy(missing="drop", not_positive="drop")) == (
+        "data.source.policy leaves none of its rows: it drops 4 for missing, 1 for not_positive. Look at the file, or "
+        "fetch it again"
+    )
+    assert fault_of(saved(tmp_path, frame([None] * 5)), policy=policy(missing="drop")).startswith(
+        "column timestamp holds null, not times"
+    )
+    nowhere = pd.Series([pd.NaT] * 5, dtype="datetime64[ns, UTC]")
+    assert fault_of(saved(tmp_path, frame(nowhere)), policy=policy(missing="drop")) == (
+        "data.source.policy leaves none of its rows: it drops 5 for missing. Look at the file, or fetch it again"
+    )
+
+
+def test_sorting_brings_no_bars_of_1970_to_the_front(tmp_path: Path):
+    times = pd.Series(TIMES)
+    times[3] = pd.Timestamp("1970-01-01T00:05", tz="UTC")
+    assert fault_of(saved(tmp_path, frame(times)), policy=policy(unsorted="sort")) == (
+        "column timestamp, row 3: 1970-01-01T00:05:00 UTC lies in 1970; whatever wrote the file took integers for "
+        "nanoseconds. Name the column with the true times in data.source.columns.time"
+    )
+
+
+# --- prices of other kinds
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64", "float64", "float32", "decimal128", "text"])
+def test_points_are_divided_exactly(tmp_path: Path, kind: str):
+    points = np.arange(30_000, 31_000)
+    bars = pd.DataFrame({"time": pd.date_range("2024-01-08", periods=1000, freq="min", tz="UTC")})
+    for name in ("open", "high", "low", "close"):
+        if kind == "text":
+            bars[name] = points.astype(str)
+        elif kind == "decimal128":
+            bars[name] = [Decimal(int(point)) for point in points]
+        else:
+            bars[name] = points.astype(kind)
+    path = tmp_path / "bars"
+    bars.to_csv(path, index=False) if kind == "text" else bars.to_parquet(path, index=False)
+    log = ReadLog()
+    read_back = joined(read_bars(path, make_source(points_per_unit=1000), "m1", {}, log))
+    assert read_back.ohlc[:, 0].tolist() == [float(f"{point / 1000:.3f}") for point in points.tolist()]
+    assert "prices of bars are divided by data.source.points_per_unit = 1000" in log.remarks
+
+
+def test_points_are_whole_and_faults_show_them(tmp_path: Path):
+    assert fault_of(saved(tmp_path, frame()), points_per_unit=100) == (
+        "column high, row 0: 1.5 is not a whole number of points, as data.source.points_per_unit says that prices are; "
+        "leave it out"
+    )
+    whole = frame(open=4, high=5, low=-3, close=4)
+    assert fault_of(saved(tmp_path, whole), points_per_unit=100).startswith("column low, row 0: -3 is not positive; ")
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=20), st.integers(0, 12), st.sampled_from([128, 256]))
+def test_decimals_are_rounded_once(tmp_path_factory: pytest.TempPathFactory, values: list[int], scale: int, bits: int):
+    path = tmp_path_factory.mktemp("decimals") / "bars.parquet"
+    kind = pa.decimal128(30, scale) if bits == 128 else pa.decimal256(30, scale)
+    prices = [Decimal(value).scaleb(-scale) for value in values]
+    times = pa.array(MONDAY + MINUTE * np.arange(len(values))).cast(pa.timestamp("ns"))
+    column = pa.array(prices, kind)
+    pq.write_table(pa.table({"time": times, "o": column, "h": column, "l": column, "c": column}), path)
+    assert read(path)[0].ohlc[:, 2].tolist() == [float(price) for price in prices]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.floats(1e-300, 1e300), min_size=1, max_size=20), st.sampled_from(["{!r}", "{:.5e}", "+{!r}", " {!r} "])
+)
+def test_text_prices_are_what_python_reads(tmp_path_factory: pytest.TempPathFactory, values: list[float], written: str):
+    path = tmp_path_factory.mktemp("text") / "bars"
+    texts = [written.format(value) for value in values]
+    lines = [f"2024-01-{8 + k:02},{text},{text},{text},{text}" for k, text in enumerate(texts)]
+    path.write_text("\n".join(["time,o,h,l,c", *lines]))
+    assert read(path, "d")[0].ohlc[:, 3].tolist() == [float(text) for text in texts]
+
+
+def test_prices_that_float64_cannot_hold_are_named(tmp_path: Path):
+    bars = frame(high=[3, 3, 2**53 + 1, 3, 3], open=1, low=1, close=1)
+    assert fault_of(saved(tmp_path, bars)) == (
+        "column high, row 2: 9007199254740993 is not a number that float64 holds; correct or remove the row"
+    )
+
+
+# --- text
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+@pytest.mark.parametrize(
+    ("written", "remark"),
+    [
+        ("%Y-%m-%d %H:%M:%S", None),
+        ("%Y-%m-%dT%H:%M:%SZ", None),
+        ("%Y.%m.%d %H:%M", "times of bars.txt are read as year, month and day, like '2024.01.08 00:00' in row 0"),
+        ("%Y%m%d %H%M%S", "times of bars.txt are read as year, month and day, like '20240108 000000' in row 0"),
+        ("%s", "times of bars.txt are read as integers in s since 1970"),
+    ],
+)
+def test_text_is_read_like_parquet(tmp_path: Path, long_bars: tuple, separator: str, written: str, remark: str | None):
+    times = pd.to_datetime(long_bars[0][:2000])
+    bars = pd.DataFrame(long_bars[1][:2000], columns=["Open", "High", "Low", "Close"])
+    bars.insert(0, "Time", times.strftime(written) if written != "%s" else long_bars[0][:2000] // 10**9)
+    path = tmp_path / "bars.txt"
+    bars.to_csv(path, sep=separator, index=False)
+    log = ReadLog()
+    read_back = joined(read_bars(path, make_source(), "m1", {}, log))
+    np.testing.assert_array_equal(read_back.open_time, long_bars[0][:2000])
+    np.testing.assert_array_equal(read_back.ohlc, long_bars[1][:2000])
+    assert log.remarks == ([remark] if remark else [])
+    named = {",": "comma", "\t": "tab", ";": "semicolon"}[separator]
+    assert log.recognised == {
+        "time": "Time (text)",
+        "open": "Open (text)",
+        "high": "High (text)",
+        "low": "Low (text)",
+        "close": "Close (text)",
+        "format": f"{named}-separated text",
+    }
+
+
+def test_the_log_names_columns_and_types(tmp_path: Path):
+    log = ReadLog()
+    bars = frame().astype({"open": "float32"}).rename(columns={"close": "C"})
+    list(read_bars(saved(tmp_path, bars), make_source(), "m1", {}, log))
+    assert log.recognised == {
+        "time": "timestamp (timestamp[us, tz=UTC])",
+        "open": "open (float)",
+        "high": "high (double)",
+        "low": "low (double)",
+        "close": "C (double)",
+        "format": "parquet",
+    }
+
+
+def test_text_times_in_parquet_are_read_too(tmp_path: Path):
+    bars, remarks = read(saved(tmp_path, frame(TIMES.strftime("%Y/%m/%d %H:%M"))))
+    np.testing.assert_array_equal(bars.open_time, MONDAY + MINUTE * np.arange(5))
+    assert remarks == ["times of bars.parquet are read as year, month and day, like '2024/01/08 00:00' in row 0"]
+
+
+def test_an_index_that_pandas_wrote_as_text_is_the_time(tmp_path: Path):
+    bars = frame().set_index("timestamp").rename_axis(None)
+    bars.to_csv(tmp_path / "bars.csv")
+    np.testing.assert_array_equal(read(tmp_path / "bars.csv")[0].open_time, MONDAY + MINUTE * np.arange(5))
+    bars.reset_index(names="when").to_csv(tmp_path / "bars.csv")
+    message = fault_of(tmp_path / "bars.csv")
+    assert message == (
+        "column Unnamed: 0, row 0: 0 is not a time (it would be in 1970); name the right column in "
+        "data.source.columns.time"
+    )
+
+
+def test_names_of_metatrader_are_known_and_its_two_columns_of_time_refused(tmp_path: Path):
+    path = tmp_path / "EURUSD_M1.csv"
+    path.write_text("<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\n2024.01.08\t00:00:00\t1.1\t1.2\t1.0\t1.1\n")
+    assert fault_of(path) == (
+        "column <DATE> holds dates and column <TIME> times of the day; join them in one column, such as 2023-06-01 "
+        "05:00:00"
+    )
+    assert fault_of(path, columns={"time": "<TIME>"}) == (
+        "column <TIME>, row 0: '00:00:00' is a time without a date; join date and time in one column: 2023-06-01 "
+        "05:00:00"
+    )
+    bars, _ = read(path, "d", columns={"time": "<DATE>"})
+    np.testing.assert_array_equal(bars.ohlc, [[1.1, 1.2, 1.0, 1.1]])
+
+
+@pytest.mark.parametrize("written", ["%Y-%m-%d %H:%M", "%Y%m%d %H%M%S", "%s"])
+def test_times_kept_as_categories_are_read(tmp_path: Path, written: str):
+    times = TIMES.strftime(written) if written != "%s" else (TIMES.as_unit("s").asi8).astype(str)
+    bars, _ = read(saved(tmp_path, frame(pd.Series(times).astype("category"))))
+    np.testing.assert_array_equal(bars.open_time, MONDAY + MINUTE * np.arange(5))
+
+
+def test_columns_of_one_name_that_are_not_needed_do_not_matter(tmp_path: Path):
+    path = tmp_path / "bars.csv"
+    path.write_text("time,o,h,l,c,x,x\n2024-01-08,2,3,1,2,a,b\n2024-01-08,2,3,1,2,a,b\n")
+    assert fault_of(path).startswith("column time, row 1: 2024-01-08T00:00:00 UTC repeats the time of the row before; ")

@@ -72,6 +72,32 @@ def test_the_columns_have_their_names():
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(name=names, ohlc=bars, factor=st.sampled_from([0.97, 1.04]))
+def test_only_what_reveals_tells_the_close_of_the_bar_before(name: str, ohlc: np.ndarray, factor: float):
+    """Another close, the later prices kept (price) or scaled like it (returns), is seen in those columns alone."""
+    row = len(ohlc) // 3
+    other = ohlc.copy()
+    other[row, 3] *= factor
+    if name == "returns":
+        other[row + 1 :] *= factor
+    moved = ~np.isclose(features_by_numpy(name, other), features_by_numpy(name, ohlc), rtol=1e-9, atol=1e-12)
+    later = moved[row + 1 :].any(axis=0)
+    seen = {column for column, change in zip(FEATURE_SETS[name].columns, later, strict=True) if change}
+    assert seen <= set(FEATURE_SETS[name].reveals)
+    assert seen or row + 1 == len(ohlc) or name == "returns"
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=names, ohlc=bars, seed=st.integers(0, 2**32))
+def test_a_row_reads_no_bar_further_back_than_the_lookback(name: str, ohlc: np.ndarray, seed: int):
+    row = len(ohlc) // 2
+    lookback = FEATURE_SETS[name].lookback
+    other = ohlc.copy()
+    other[: max(row - lookback, 0)] *= np.random.default_rng(seed).uniform(0.5, 2)
+    np.testing.assert_array_equal(computed(name, other, 7)[row], computed(name, ohlc, 7)[row])
+
+
 def test_a_bar_without_height_has_no_body():
     flat = np.full((3, 4), 1.25)
     np.testing.assert_array_equal(computed("price", flat, 2)[:, 4:], 0)
@@ -127,16 +153,31 @@ def test_streams_are_the_features_scaled_by_the_training_rows(
 
 
 @pytest.mark.parametrize("value", [1.0, 1.1, 1234.5678, 0.3])
-@pytest.mark.parametrize(("name", "column"), [("price", "open"), ("returns", "log_open")])
-def test_a_column_that_does_not_vary_is_an_error(value: float, name: str, column: str):
+@pytest.mark.parametrize(("name", "column"), [("price", "close"), ("returns", "log_close")])
+def test_a_close_that_does_not_vary_is_an_error(value: float, name: str, column: str):
     ohlc = random_ohlc(np.random.default_rng(0), 2000)
     ohlc[:1000] = value
     with pytest.raises(UserError) as caught:
         fit_statistics(series(ohlc, 300), FEATURE_SETS[name], 1000, "EURUSD m1")
     assert str(caught.value) == (
-        f"EURUSD m1: feature {column} does not vary over its 1,000 training rows, so it cannot be scaled; check the "
-        "prices, or take another feature set (data.features.set=price)"
+        f"EURUSD m1: feature {column} does not vary over its 1,000 training rows; check the prices, or give more data"
     )
+
+
+def test_another_column_that_does_not_vary_is_only_centred():
+    """Every bar opens at the close before; after the training rows, one percent above it."""
+    ohlc = random_ohlc(np.random.default_rng(0), 2000)
+    ohlc[1:, 0] = ohlc[:-1, 3]
+    ohlc[1500:, 0] *= 1.01
+    ohlc[:, 1], ohlc[:, 2] = ohlc.max(axis=1), ohlc.min(axis=1)
+    bars, features = series(ohlc, 300), FEATURE_SETS["returns"]
+    statistics = fit_statistics(bars, features, 1400, "X m1")
+    assert (statistics.constant, statistics.std[0]) == ((0,), 1)
+    assert statistics.manifest(features.columns, 0)["constant"] == ["log_open"]
+    values = np.concatenate([block for _, block in normalised(bars, features, statistics, "X m1")])
+    np.testing.assert_allclose(values[:1500, 0], 0, atol=1e-12)
+    np.testing.assert_allclose(values[1500:, 0], np.log(1.01), atol=1e-6)
+    np.testing.assert_allclose(values[:1400, 1:].std(axis=0, dtype=float), 1, atol=1e-3)
 
 
 def test_no_training_rows_are_an_error():

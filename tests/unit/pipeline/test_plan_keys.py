@@ -60,6 +60,13 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
 }
 
 
+# Fields that make sense beside others only, which stand on both sides of the comparison.
+BESIDE: dict[str, dict[str, Any]] = {
+    "data.source.symbol_columns": {"data.source.symbol": None},
+    "data.source.symbols": {"data.source.symbol": None, "data.source.symbol_columns": ["venue"]},
+}
+
+
 def leaves() -> set[str]:
     """The dotted names of all fields that hold no further fields."""
     keys = set(model_keys(Recipe, "data"))
@@ -91,7 +98,7 @@ ONE_FILE = sources(m1=["a"])
 def keys(of: Recipe, files: Mapping[str, list[SourceFile]] = ONE_FILE) -> dict[str, set[str]]:
     """Keys of the planned entries by stage and timeframe."""
     found: dict[str, set[str]] = {}
-    for node in make_plan(of, files).nodes:
+    for node in make_plan(of, {of.symbol: files}).nodes:
         name = " ".join(filter(None, (node.components.stage, node.timeframe)))
         found.setdefault(name, set()).add(node.components.key)
     return found
@@ -112,8 +119,9 @@ def test_a_changed_field_changes_the_keys_it_must(field: str):
     if field == "data.source.kind":
         assert get_args(BarsSource.model_fields["kind"].annotation) == ("bars",)
         return
-    assert recipe({field: value}) != recipe()
-    assert changed(keys(recipe()), keys(recipe({field: value}))) == expected
+    beside = BESIDE.get(field, {})
+    assert recipe({**beside, field: value}) != recipe(beside)
+    assert changed(keys(recipe(beside)), keys(recipe({**beside, field: value}))) == expected
 
 
 def test_planning_twice_gives_the_same_keys():
@@ -223,7 +231,58 @@ def test_another_version_of_the_feature_set_changes_streams(monkeypatch: pytest.
 
 def test_every_entry_comes_after_those_it_needs():
     before: set[str] = set()
-    for node in make_plan(recipe(), sources(m1=["a", "b"])).nodes:
+    for node in make_plan(recipe(), {"EURUSD": sources(m1=["a", "b"])}).nodes:
         assert set(node.needs) <= before
         before.add(node.components.key)
-    assert make_plan(recipe(), ONE_FILE).dataset.components.stage == "datasets"
+    assert make_plan(recipe(), {"EURUSD": ONE_FILE}).dataset.components.stage == "datasets"
+
+
+# --- several symbols
+
+
+def planned(of: Recipe, **contents: str) -> dict[str, str]:
+    """Labels and keys of the entries of a dataset with one base file a symbol."""
+    files = {symbol: sources(m1=[text]) for symbol, text in contents.items()}
+    return {node.label: node.components.key for node in make_plan(of, files).nodes}
+
+
+MANY = {"data.source.symbol": None, "data.source.files": {"m1": "{symbol}.parquet"}, "data.timeframes": ["m1", "m5"]}
+OF_A = {"bars A m1 m1-0.parquet", "bars A m5", "windows A", "streams A m1", "streams A m5"}
+
+
+def test_a_symbol_more_leaves_the_others_as_they_are_where_the_end_of_training_is_stated():
+    stated = recipe({**MANY, "data.split.train_end": "2018-01-01"})
+    one, two = planned(stated, A="a"), planned(stated, A="a", B="b")
+    assert {label for label in one if two.get(label) == one[label]} == OF_A
+
+
+def test_a_symbol_more_moves_the_end_of_training_where_it_is_a_fraction():
+    one, two = planned(recipe(MANY), A="a"), planned(recipe(MANY), A="a", B="b")
+    assert {label for label in one if two.get(label) == one[label]} == {
+        label for label in OF_A if "stream" not in label
+    }
+
+
+def test_the_order_of_symbols_changes_nothing_and_their_names_the_dataset_only():
+    assert planned(recipe(MANY), A="a", B="b") == planned(recipe(MANY), B="b", A="a")
+    ab, cd = planned(recipe(MANY), A="a", B="b"), planned(recipe(MANY), C="a", D="b")
+    assert ab["datasets base"] != cd["datasets base"]
+    assert {*ab.values()} - {*cd.values()} == {ab["datasets base"]}
+
+
+def test_symbols_with_the_same_bars_share_their_entries():
+    assert len(planned(recipe(MANY), A="a", B="a")) == len(OF_A) + 1
+
+
+def test_entries_come_after_those_they_need_for_many_symbols_too():
+    before: set[str] = set()
+    for node in make_plan(recipe(MANY), {name: sources(m1=[name, "x"]) for name in "CAB"}).nodes:
+        assert set(node.needs) <= before
+        before.add(node.components.key)
+
+
+def test_rows_of_a_file_are_an_entry_of_their_own():
+    venue = recipe({**BESIDE["data.source.symbols"]})
+    files = {name: {"m1": [replace(ONE_FILE["m1"][0], rows={"venue": name})]} for name in ("binance", "okx")}
+    shards = [node for node in make_plan(venue, files).nodes if node.file]
+    assert len({node.components.key for node in shards}) == 2

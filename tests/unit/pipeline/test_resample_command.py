@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.bars import read_bars
+from pipeline.bars import ReadLog, read_bars
 from pipeline.derive import derive_bars
 from pipeline.resample_command import main
 from pipeline.simulate import simulate_bars
@@ -43,7 +44,7 @@ def test_the_file_holds_what_pandas_makes_of_the_bars(bars: Path, tmp_path: Path
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected, check_dtype=False, check_freq=False)
     assert pq.read_schema(out).field("timestamp").type == pa.timestamp("ns", "UTC")
     assert f"Resampling {bars} from m1 to {timeframe}\n" in result.output
-    assert "  time: timestamp, open: open, high: high, low: low, close: close\n" in result.output
+    assert "  format: parquet, time: timestamp, open: open, high: high, low: low, close: close\n" in result.output
     assert f"{out}: 10,000 rows in, {len(expected):,} out, " in result.output
     assert [path.name for path in out.parent.iterdir()] == ["bars.parquet"]
 
@@ -68,8 +69,8 @@ def test_labels_zones_sessions_and_other_bases_are_as_stated(bars: Path, tmp_pat
 
 def test_a_resampled_file_is_a_source_like_the_derived_bars(bars: Path, tmp_path: Path):
     assert resample(bars, tmp_path / "h1.parquet", "--timeframe", "h1").exit_code == 0
-    read = joined(read_bars(tmp_path / "h1.parquet", make_source(), "h1", []))
-    derived = joined(derive_bars(read_bars(bars, make_source(), "m1", []), "h1", None))
+    read = joined(read_bars(tmp_path / "h1.parquet", make_source(), "h1", {}, ReadLog()))
+    derived = joined(derive_bars(read_bars(bars, make_source(), "m1", {}, ReadLog()), "h1", None))
     for name in ("open_time", "close_time", "ohlc"):
         np.testing.assert_array_equal(getattr(read, name), getattr(derived, name))
 
@@ -89,8 +90,26 @@ def test_what_was_recognised_is_told(bars: Path, tmp_path: Path):
     frame["timestamp"] = frame["timestamp"].astype("datetime64[ms, UTC]").astype("int64")
     frame.to_parquet(tmp_path / "epoch.parquet", index=False)
     result = resample(tmp_path / "epoch.parquet", tmp_path / "out.parquet", "--timeframe", "h1")
-    assert "  time: timestamp, open: O, high: high, low: low, close: Close\n" in result.output
+    assert "  format: parquet, time: timestamp, open: O, high: high, low: low, close: Close\n" in result.output
     assert "  times of epoch.parquet are read as integers in ms since 1970\n" in result.output
+
+
+@pytest.mark.parametrize(("name", "separator", "said"), [("a.csv", ",", "comma"), ("a.txt", "\t", "tab")])
+def test_text_is_resampled_like_parquet(bars: Path, tmp_path: Path, name: str, separator: str, said: str):
+    pd.read_parquet(bars).to_csv(tmp_path / name, sep=separator, index=False)
+    result = resample(tmp_path / name, tmp_path / "out.parquet", "--timeframe", "h1")
+    assert result.exit_code == 0, result.output
+    assert f"  format: {said}-separated text, time: timestamp, open: open, " in result.output
+    assert f"{tmp_path / 'out.parquet'}: 10,000 rows in, " in result.output
+    assert resample(bars, tmp_path / "same.parquet", "--timeframe", "h1").exit_code == 0
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "same.parquet").read_bytes()
+
+
+def test_a_named_pipe_is_refused_rather_than_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "bars.parquet")
+    result = resample(tmp_path / "bars.parquet", tmp_path / "out.parquet", "--timeframe", "h1")
+    assert result.exit_code == 1
+    assert "bars.parquet: a named pipe, not a regular file; " in result.stderr
 
 
 def test_a_fault_leaves_what_was_there(bars: Path, tmp_path: Path):

@@ -1,3 +1,5 @@
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +9,20 @@ from hypothesis import strategies as st
 
 from cache.recipe import Recipe, Session
 from cache.timeframes import duration_ns
-from configs.errors import UserError
 from pipeline.align import Dropped, align
 from pipeline.bars import Block
 from pipeline.derive import derive_bars
-from pipeline.split import split_windows, train_cutoff, train_end
-from tests.unit.pipeline.making import DAY, MINUTE, MONDAY, MemorySeries, joined, make_recipe, random_ohlc
+from pipeline.split import explain_empty_part, split_windows, train_cutoff, train_end
+from tests.unit.pipeline.making import (
+    DAY,
+    MINUTE,
+    MONDAY,
+    MemorySeries,
+    joined,
+    make_recipe,
+    random_ohlc,
+    store_bars,
+)
 
 
 class Windows:
@@ -65,7 +75,7 @@ def parts_by_hand(windows: Windows, bars: dict[str, MemorySeries], recipe: Recip
     names=st.sets(st.sampled_from(["m15", "h1", "d"])),
     lengths=st.lists(st.integers(1, 5), min_size=4, max_size=4),
     embargo=st.sampled_from(["0s", "10min", "7h", "2d"]),
-    fraction=st.floats(0.05, 0.9),
+    share=st.floats(-0.1, 1.1),
     stride=st.integers(1, 5),
 )
 def test_parts_are_those_of_every_window_judged_on_its_own(
@@ -75,7 +85,7 @@ def test_parts_are_those_of_every_window_judged_on_its_own(
     names: set[str],
     lengths: list[int],
     embargo: str,
-    fraction: float,
+    share: float,
     stride: int,
 ):
     timeframes = ["m1", *(name for name in ("m15", "h1", "d") if name in names)]
@@ -84,26 +94,44 @@ def test_parts_are_those_of_every_window_judged_on_its_own(
         f"timeframes=[{', '.join(timeframes)}]",
         f"window.seq_len={{{wanted}}}",
         f"window.stride={stride}",
-        f"split.val_fraction={fraction}",
         f"split.embargo={embargo!r}",
     )
     bars = {name: series for name, series in market(rows, seed, gap_share).items() if name in timeframes}
     assume(all(len(series) for series in bars.values()))
     windows = cut(bars, recipe)
-    assume(len(windows.array("time")))
-    t0 = int(bars["m1"].bars.close_time[max(int((1 - fraction) * rows), 1) - 1])
-    assert train_end(bars["m1"], recipe) == t0
+    count = len(windows.array("time"))
+    assume(count)
+    first, last = bars["m1"].first_open, bars["m1"].last_close
+    t0 = int(first + share * (last - first)) // MINUTE * MINUTE
     train, val = parts_by_hand(windows, bars, recipe, t0)
-    if not (train and val):
-        with pytest.raises(UserError, match="the split leaves no"):
-            split_windows(windows, bars, recipe)
-        return
-    parts = split_windows(windows, bars, recipe)
-    assert set(range(*parts["train"]["windows"])) == train
-    assert set(range(*parts["val"]["windows"])) == val
-    assert parts["train"]["until"] == t0 - duration_ns(embargo) == train_cutoff(bars["m1"], recipe)
-    assert parts["val"]["from"] == t0
-    assert parts["purged"] == len(windows.array("time")) - len(train) - len(val)
+    a, b = split_windows(windows, bars, recipe, t0)
+    assert set(range(a)) == train
+    assert set(range(b, count)) == val
+    assert a <= b
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    starts=st.lists(st.integers(0, 90), min_size=4, max_size=4),
+    fraction=st.floats(0.01, 0.99),
+    embargo=st.sampled_from(["0s", "10min", "2d"]),
+)
+def test_training_ends_for_all_symbols_when_their_first_bars_have_closed(
+    lengths: list[int], starts: list[int], fraction: float, embargo: str
+):
+    """All bars of all symbols in one list, in order of their closes."""
+    closes, keys = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (rows, start) in enumerate(zip(lengths, starts, strict=False)):
+            opened = MONDAY + MINUTE * (start + np.arange(rows) * (number + 1))
+            block = Block(opened, opened + MINUTE, np.ones((rows, 4)))
+            keys.append(store_bars(Path(folder), block, f"bars{number}").entries[0].key)
+            closes += block.close_time.tolist()
+        recipe = make_recipe(f"split.val_fraction={fraction}", f"split.embargo={embargo!r}")
+        expected = sorted(closes)[max(int((1 - fraction) * len(closes)), 1) - 1]
+        assert train_end(Path(folder), keys, recipe) == expected
+        assert train_cutoff(Path(folder), keys, recipe) == expected - duration_ns(embargo)
 
 
 def small(*overrides: str) -> tuple[Windows, dict[str, MemorySeries], Recipe]:
@@ -113,51 +141,47 @@ def small(*overrides: str) -> tuple[Windows, dict[str, MemorySeries], Recipe]:
 
 
 def test_a_day_in_the_window_purges_days_not_minutes():
-    windows, bars, recipe = small("split.train_end=2024-01-10")
-    parts = split_windows(windows, bars, recipe)
-    first = parts["val"]["windows"][0]
+    windows, bars, recipe = small()
+    a, b = split_windows(windows, bars, recipe, MONDAY + 2 * DAY)
+    assert windows.array("time")[a - 1] == MONDAY + 2 * DAY
     # the first session day that opens at or after T0 is over at 22:00 UTC on the 11th
-    assert windows.array("time")[first] == MONDAY + 3 * DAY + 22 * 60 * MINUTE
-    assert parts["purged"] > 1440
+    assert windows.array("time")[b] == MONDAY + 3 * DAY + 22 * 60 * MINUTE
+    assert b - a > 1440
 
 
-@pytest.mark.parametrize("instant", ["2020-01-01", "2024-01-08", "2024-01-12T00:01", "2030-01-01"])
-def test_a_stated_end_of_training_outside_the_bars_is_an_error(instant: str):
-    windows, bars, recipe = small(f"split.train_end={instant}")
-    with pytest.raises(UserError) as caught:
-        split_windows(windows, bars, recipe)
-    assert str(caught.value) == (
-        f"data.split.train_end = {instant} lies outside the bars of TEST, which go from 2024-01-08T00:01:00 UTC to "
-        "2024-01-12T00:01:00 UTC"
-    )
-
-
-def test_a_stated_instant_is_in_its_zone_or_utc():
-    _, bars, recipe = small("split.train_end='2024-01-10T17:00-05:00'")
-    assert train_end(bars["m1"], recipe) == MONDAY + 2 * DAY + 22 * 60 * MINUTE
-    _, bars, recipe = small("split.train_end='2024-01-10T17:00'")
-    assert train_end(bars["m1"], recipe) == MONDAY + 2 * DAY + 17 * 60 * MINUTE
+def test_a_stated_instant_is_in_its_zone_or_utc_and_needs_no_bars(tmp_path: Path):
+    recipe = make_recipe("split.train_end='2024-01-10T17:00-05:00'", "split.embargo=1h")
+    assert train_end(tmp_path, [], recipe) == MONDAY + 2 * DAY + 22 * 60 * MINUTE
+    assert train_cutoff(tmp_path, ["no such entry"], recipe) == MONDAY + 2 * DAY + 21 * 60 * MINUTE
+    recipe = make_recipe("split.train_end='2024-01-10T17:00'")
+    assert train_end(tmp_path, [], recipe) == MONDAY + 2 * DAY + 17 * 60 * MINUTE
 
 
 @pytest.mark.parametrize(
-    ("overrides", "part", "ends", "after"),
+    ("day", "embargo", "part"),
     [
-        (["split.train_end=2024-01-08T12:00"], "training", "2024-01-08T12:00:00 UTC", "2024-01-08T12:00:00 UTC"),
-        (
-            ["split.train_end=2024-01-10", "split.embargo=3d"],
-            "training",
-            "2024-01-07T00:00:00 UTC",
-            "2024-01-10T00:00:00 UTC",
-        ),
-        (["split.train_end=2024-01-11"], "validation", "2024-01-11T00:00:00 UTC", "2024-01-11T00:00:00 UTC"),
+        (-10, "0s", "training"),
+        (0.5, "0s", "training"),
+        (2, "3d", "training"),
+        (3, "0s", "validation"),
+        (9, "0s", "validation"),
     ],
 )
-def test_an_empty_part_is_an_error_that_says_what_to_change(overrides: list[str], part: str, ends: str, after: str):
-    windows, bars, recipe = small(*overrides)
-    with pytest.raises(UserError) as caught:
-        split_windows(windows, bars, recipe)
-    assert str(caught.value) == (
-        f"test: the split leaves no {part} windows. Training ends at {ends}, and validation windows must lie wholly "
-        f"after {after}; the last window spans 1.1 days. Change data.split, shorten data.window.seq_len, or leave out "
-        "the longest timeframe"
+def test_a_part_may_be_empty(day: float, embargo: str, part: str):
+    """Of one symbol among several, that is; where all are, the build says so."""
+    windows, bars, recipe = small(f"split.embargo={embargo!r}")
+    a, b = split_windows(windows, bars, recipe, int(MONDAY + day * DAY))
+    count = len(windows.array("time"))
+    assert (a == 0) if part == "training" else (b == count)
+
+
+def test_a_part_that_no_symbol_has_windows_for_is_an_error_that_says_what_to_change():
+    windows, bars, recipe = small("split.embargo=3d")
+    short = Windows(windows.array("ends")[:5], windows.array("time")[:5])
+    symbols, of_all = {"SHORT": short, "LONG": windows}, {"SHORT": bars, "LONG": bars}
+    error = explain_empty_part("training", MONDAY + 2 * DAY, symbols, of_all, recipe)
+    assert str(error) == (
+        "test: the split leaves no training windows. Training ends at 2024-01-07T00:00:00 UTC, and validation windows "
+        "must lie wholly after 2024-01-10T00:00:00 UTC; the last window, at 2024-01-12T00:01:00 UTC, spans 1.1 days. "
+        "Change data.split, shorten data.window.seq_len, or leave out the longest timeframe"
     )

@@ -143,24 +143,25 @@ def test_hidden_values_do_not_reach_the_model(seed: int, value: float) -> None:
     changed = [values.clone() for values in x]
     for values, hidden, after in zip(changed, masks.hidden, masks.after_block(), strict=True):
         values[hidden] = value
-        values[..., 2][after] = value
+        for column in (0, 2):
+            values[..., column][after] = value
     before = [values.clone() for values in x]
-    for a, b in zip(apply_masks(x, masks, 2), apply_masks(changed, masks, 2), strict=True):
+    for a, b in zip(apply_masks(x, masks, [0, 2]), apply_masks(changed, masks, [0, 2]), strict=True):
         assert torch.equal(a, b)
     assert all(torch.equal(a, b) for a, b in zip(x, before, strict=True))
 
 
-@pytest.mark.parametrize("delta_close_index", [None, 4])
+@pytest.mark.parametrize("revealing", [[], [4], [1, 5]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_apply_masks_against_a_loop(delta_close_index: int | None, dtype: torch.dtype) -> None:
+def test_apply_masks_against_a_loop(revealing: list[int], dtype: torch.dtype) -> None:
     masks = draw_masks(keys(3), [20, 12], 0.3, 2, 6)
     x = [torch.randn(3, length, 6).to(dtype) for length in (20, 12)]
-    for values, hidden, out in zip(x, masks.hidden, apply_masks(x, masks, delta_close_index), strict=True):
+    for values, hidden, out in zip(x, masks.hidden, apply_masks(x, masks, revealing), strict=True):
         assert out.dtype == dtype
         for b, t in itertools.product(range(3), range(values.shape[1])):
             row = [0.0] * 6 + [1.0] if hidden[b, t] else [*values[b, t].tolist(), 0.0]
-            if delta_close_index is not None and t > 0 and hidden[b, t - 1]:
-                row[delta_close_index] = 0.0
+            for column in revealing if t > 0 and hidden[b, t - 1] else []:
+                row[column] = 0.0
             assert out[b, t].tolist() == row
 
 

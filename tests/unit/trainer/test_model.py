@@ -198,7 +198,7 @@ def test_overfits_a_small_batch() -> None:
     generator = torch.Generator().manual_seed(3)
     x = [torch.randn(4, length, F, generator=generator) for length in seq_lens]
     masks = draw_masks(window_keys(0, 0, torch.arange(4)), seq_lens, 0.3, 2, 5)
-    masked = apply_masks(x, masks, 4)
+    masked = apply_masks(x, masks, [4])
     losses = []
     for _ in range(150):
         outputs = model(masked)

@@ -224,7 +224,7 @@ optimizer, scaler = AdamW(model.named_parameters(), 1e-3, 0.1), LossScaler(True,
 masks = draw_masks(window_keys(0, 0, batch_indices(0, 8, 100, 0, 0)), (16, 12), 0.3, 2, 4)
 x = [torch.randn(8, length, 6) for length in (16, 12)]
 with torch.autocast("cpu", torch.bfloat16):
-    outputs = model(apply_masks(x, masks, 4))
+    outputs = model(apply_masks(x, masks, [4]))
 losses = [huber(p, values[..., :4], hidden, 1.0) for p, values, hidden in zip(outputs, x, masks.hidden)]
 scaler.scale(torch.stack(losses).mean()).backward()
 found_inf = scaler.unscale(optimizer.gradients())

@@ -1,0 +1,230 @@
+"""Checks of one entry, array, ref or memo, down to the last bit.
+
+Manifests, refs and memos carry their own MD5 and are written in one way only; an array's zarr.json is a function of the
+manifest, and the manifest has the MD5 of the array's file. So no byte of them changes unseen.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.layout import (
+    FORMAT,
+    ArraySpec,
+    array_metadata,
+    array_spec,
+    body_path,
+    group_metadata,
+    metadata_bytes,
+    padded_rows,
+    shard_index,
+)
+from cache.reader import entry_path
+from cache.schema import REF, entry_fault, fault, stage_fault
+from cache.seal import canonical_json, content_md5, unsealed
+
+_BLOCK = 1 << 20
+_CHANGED = "it has changed since it was written"
+_REMAKE = "bin/cache verify --repair removes the entry, and the next bin/build-cache makes it again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something damaged or missing. `drop` is what a repair removes; None where there is nothing to remove."""
+
+    file: Path
+    what: str
+    remedy: str
+    drop: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The file of an array, to be compared with what the manifest says of it."""
+
+    entry: Path
+    file: Path
+    spec: ArraySpec
+    rows: int
+    size: int
+    md5: str
+
+
+def check_entry(store: Path, stage: str, key: str) -> tuple[list[Finding], list[Body]]:
+    """All of an entry but the content of its arrays: what is wrong, and the bodies still to be read.
+
+    An entry with a damaged manifest has no bodies: what they should be is not known.
+    """
+    path, bodies = entry_path(store, stage, key), list[Body]()
+    found = [Finding(file, what, _REMAKE, path) for file, what in _entry_faults(path, stage, key, bodies)]
+    if bodies or not found:
+        found += _strangers(path, {path / "zarr.json", *(b.file for b in bodies), *map(_metadata_path, bodies)})
+    whole = {finding.file for finding in found}
+    return found, [body for body in bodies if body.file not in whole]
+
+
+def check_body(body: Body, advance: Callable[[int], object]) -> Finding | None:
+    """The content of an array's file, read in blocks; `advance` hears of the bytes read."""
+    try:
+        if _md5(body.file, body.size, advance) == body.md5:
+            return None
+        what = _what_changed(body)
+    except OSError as error:
+        what = _unreadable(error)
+    return Finding(body.file, what, _REMAKE, body.entry)
+
+
+def check_ref(path: Path) -> tuple[str, Finding | None]:
+    """The key of the dataset that a ref points to; "" with what is wrong where it does not tell."""
+    ref, what = _record(path)
+    what = what or fault(ref, REF)
+    if not what and (ref["name"], ref["recipe"]["name"]) != (path.stem, path.stem):
+        what = f"it is the ref of {ref['name']}"
+    if not what:
+        return str(ref["dataset"]), None
+    remedy = "bin/cache verify --repair removes it, and bin/build-cache with its configuration writes it again"
+    return "", Finding(path, what, remedy, path)
+
+
+def check_memo(path: Path) -> Finding | None:
+    """What the builder remembers of a source file."""
+    memo, what = _record(path)
+    if not what and "file" in memo:
+        name = hashlib.md5(str(memo["file"][0]).encode(), usedforsecurity=False).hexdigest()
+        what = "" if name == path.stem else "it is of another source file"
+    remedy = "harmless: builds do without it and write it again; bin/cache verify --repair removes it"
+    return Finding(path, what, remedy, path) if what else None
+
+
+def _entry_faults(path: Path, stage: str, key: str, bodies: list[Body]) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it); `bodies` receives those of a manifest that can be trusted."""
+    file = path / "zarr.json"
+    manifest, what = _manifest(file, stage, key)
+    if what:
+        yield file, what
+        return
+    for name, described in manifest["arrays"].items():
+        spec, rows, size = array_spec(name, described), described["shape"][0], described["bytes"]
+        body = Body(path, body_path(path, name, len(described["shape"])), spec, rows, size, described["md5"])
+        bodies.append(body)
+        content, what = _read(_metadata_path(body))
+        if what or content != metadata_bytes(array_metadata(spec, rows)):
+            yield _metadata_path(body), what or _CHANGED
+        try:
+            found = body.file.stat().st_size
+        except OSError as error:
+            yield body.file, _unreadable(error)
+        else:
+            if found != size:
+                yield body.file, _other_size(found, body)
+
+
+def _manifest(file: Path, stage: str, key: str) -> tuple[dict[str, Any], str]:
+    """The manifest of an entry, and what is wrong with it."""
+    content, what = _read(file)
+    if what:
+        return {}, what
+    try:
+        attributes = json.loads(content)["attributes"]
+        written_in = attributes["format"]
+        if written_in != FORMAT and isinstance(written_in, str) and "md5" not in attributes:
+            return {}, f"it is in format {written_in}, and this version reads {FORMAT}"
+        manifest = unsealed(attributes)
+        if content != metadata_bytes(group_metadata(attributes)) or written_in != FORMAT:
+            return {}, _CHANGED
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}, _CHANGED
+    if (manifest.get("stage"), manifest.get("key")) != (stage, key):
+        return {}, f"it is the manifest of {manifest.get('stage')}/{manifest.get('key')}"
+    if what := entry_fault(stage, manifest) or stage_fault(stage, manifest):
+        return {}, f"it does not say what it should: {what}"
+    components = manifest["components"]
+    if content_md5(components) != key or (components["stage"], components["version"]) != (
+        stage,
+        manifest["stage_version"],
+    ):
+        return {}, "its components are not those that its key stands for"
+    return manifest, ""
+
+
+def _record(path: Path) -> tuple[dict[str, Any], str]:
+    """A sealed record in a file of its own, and what is wrong with it."""
+    content, what = _read(path)
+    try:
+        record = json.loads(content) if not what else {}
+        return (unsealed(record), "") if not what and content == canonical_json(record) else ({}, what or _CHANGED)
+    except (ValueError, RecursionError):
+        return {}, _CHANGED
+
+
+def _strangers(path: Path, known: set[Path]) -> Iterator[Finding]:
+    for folder, _, names in os.walk(path):
+        for name in sorted(names):
+            if (file := Path(folder) / name) not in known:
+                yield Finding(file, "it does not belong into the entry", "bin/cache verify --repair removes it", file)
+
+
+def _what_changed(body: Body) -> str:
+    """What is wrong with a file whose MD5 is not that of the manifest."""
+    size = body.file.stat().st_size
+    if size != body.size:
+        return _other_size(size, body)
+    rows = body.rows * body.spec.row_bytes
+    missing = (padded_rows(body.rows) - body.rows, *body.spec.columns)
+    padding = np.full(missing, body.spec.fill_value, body.spec.dtype).tobytes()
+    index = shard_index(body.rows, body.spec.row_bytes)
+    if _md5(body.file, rows, lambda _: None, padding + index) != body.md5:
+        return "its rows have changed since they were written"
+    with body.file.open("rb") as file:
+        file.seek(rows)
+        in_padding, in_index = file.read(len(padding)) != padding, file.read() != index
+    parts = [name for name, changed in (("padding", in_padding), ("shard index", in_index)) if changed]
+    return f"its {' and '.join(parts)} changed since it was written; its rows are intact"
+
+
+def _other_size(size: int, body: Body) -> str:
+    return f"it has {size:,} bytes, not {body.size:,}"
+
+
+def _metadata_path(body: Body) -> Path:
+    return body.entry / body.spec.name / "zarr.json"
+
+
+def _md5(path: Path, size: int, advance: Callable[[int], object], end: bytes = b"") -> str:
+    """MD5 of the first `size` bytes of a file followed by `end`, read in blocks, so that memory stays as it is."""
+    md5, left = hashlib.md5(usedforsecurity=False), size
+    block = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while left and (count := file.readinto(block[: min(left, _BLOCK)])):
+            md5.update(block[:count])
+            left -= count
+            advance(count)
+    md5.update(end)
+    return md5.hexdigest()
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """A small file, and what is wrong where it cannot be read."""
+    try:
+        return path.read_bytes(), ""
+    except OSError as error:
+        return b"", _unreadable(error)
+
+
+def _unreadable(error: OSError) -> str:
+    """What is wrong with a file that cannot be read. Raises the error when that is no fault of the file."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return "it is missing"
+    if error.errno == errno.EIO:
+        return "the disk cannot read it"
+    raise error

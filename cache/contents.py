@@ -1,0 +1,146 @@
+"""What lies in a store and what belongs together: entries, what they were built from, when each was of use last."""
+
+import fcntl
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cache.layout import STAGES
+from cache.reader import Entry, StoreError, open_entry
+from cache.uses import read_uses
+
+Id = tuple[str, str]  # stage, key
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """A folder `.<key>.…` that nobody works on: a killed builder's, or half removed."""
+
+    path: Path
+    bytes: int
+
+
+def entry_ids(store: Path) -> Iterator[Id]:
+    """All published entries, damaged ones too."""
+    for stage in STAGES:
+        for path in sorted((store / stage).glob("[!.]*")):
+            if _KEY.fullmatch(path.name) and path.is_dir():
+                yield stage, path.name
+
+
+def open_entries(store: Path, damaged: list[str]) -> Iterator[tuple[Id, Entry]]:
+    """All entries that can be opened; `damaged` receives what is wrong with the others."""
+    for one in entry_ids(store):
+        try:
+            yield one, open_entry(store, *one)
+        except (StoreError, OSError) as error:  # OSError: a disk that fails
+            damaged.append(str(error))
+
+
+def inputs(entry: Entry) -> list[Id]:
+    """The entries that this one was built from."""
+    stage, named = entry.path.parent.name, entry.manifest["components"]["inputs"]
+    if stage == "datasets":
+        return [
+            one
+            for keys in named.values()
+            for one in [("windows", keys["windows"]), *(("streams", key) for key in keys["streams"].values())]
+        ]
+    if stage == "bars":  # of a file, or derived from other bars
+        return [("bars", key) for key in named.get("bars", [])]
+    return list(dict.fromkeys(("bars", key) for keys in named.values() for key in keys))
+
+
+def closure(root: Id, entries: Mapping[Id, Entry]) -> set[Id]:
+    """`root` and all that it was built from; what is not among `entries` is named, but not what that was built from."""
+    found: set[Id] = set()
+    waiting = [root]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting.extend(inputs(entries[one]) if one in entries else ())
+    return found
+
+
+@dataclass(frozen=True)
+class Diary:
+    """By the key of a dataset: when it was last used, and the seconds of building that its uses saved."""
+
+    last: Mapping[str, datetime]
+    saved: Mapping[str, float]
+
+
+def read_diary(store: Path) -> Diary:
+    """The store's uses, summed up; what makes no sense there is passed over."""
+    last: dict[str, datetime] = {}
+    saved: dict[str, float] = {}
+    for use in read_uses(store):
+        with suppress(ValueError, TypeError):
+            at, seconds, key = datetime.fromisoformat(use.at).astimezone(UTC), float(use.saved), str(use.dataset)
+            last[key] = max(at, last.get(key, at))
+            saved[key] = saved.get(key, 0.0) + (seconds if math.isfinite(seconds) else 0.0)
+    return Diary(last, saved)
+
+
+def built_at(entry: Entry) -> datetime:
+    """When an entry was built."""
+    return datetime.fromisoformat(entry.manifest["built"]["at"])
+
+
+def last_uses(entries: Mapping[Id, Entry], diary: Diary) -> dict[Id, datetime]:
+    """When every entry was of use last: used with a dataset, built, or read to build another."""
+    last: dict[Id, datetime] = {}
+    for one, entry in entries.items():
+        moment = built_at(entry)
+        if one[0] == "datasets":
+            moment = max(moment, diary.last.get(one[1], moment))
+        for needed in closure(one, entries):
+            last[needed] = max(moment, last.get(needed, moment))
+    return last
+
+
+def abandoned(store: Path) -> Iterator[Abandoned]:
+    """What killed builders, and interrupted removals, left in the stages' folders."""
+    for stage in STAGES:
+        for path in sorted((store / stage).glob(".*")):
+            key = _KEY.match(path.name.removeprefix("."))
+            if key and not is_locked(store, (stage, key[0])):
+                yield Abandoned(path, size_on_disk([path]))
+
+
+def lock_path(store: Path, one: Id) -> Path:
+    """The file whose lock is the right to build an entry."""
+    return store / "locks" / f"{one[0]}-{one[1]}.lock"
+
+
+def is_locked(store: Path, one: Id) -> bool:
+    """Whether somebody is building an entry at this moment."""
+    return is_held(lock_path(store, one))
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of this file."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def size_on_disk(paths: Iterable[Path]) -> int:
+    """Bytes of all files there and below; those that vanish meanwhile do not count."""
+    total = 0
+    for path in paths:
+        for folder, _, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += (Path(folder) / name).lstat().st_size
+    return total

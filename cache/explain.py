@@ -1,0 +1,83 @@
+"""Why an entry is not there: the nearest one that is, and what tells them apart, in the recipe's own words."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from cache.keys import Components
+from cache.reader import Entry
+
+
+def nearest(wanted: Components, entries: Iterable[Entry]) -> tuple[Entry, list[str]] | None:
+    """The entry that differs least, the first of equals, and the differences as `field old → new`.
+
+    None where no entry is of the same stage and timeframe.
+    """
+    compared = [
+        (entry, list(differences(entry.manifest["components"], wanted.as_dict())))
+        for entry in entries
+        if entry.path.parent.name == wanted.stage
+        and entry.manifest["components"]["fields"].get("timeframe") == wanted.fields.get("timeframe")
+    ]
+    return min(compared, key=lambda one: len(one[1]), default=None)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What tells two components (as dictionaries) of a stage apart."""
+    if old["version"] != new["version"]:
+        yield f"version of stage {new['stage']} {old['version']} → {new['version']}"
+    for field, before, after in _fields(old["fields"], new["fields"], "data"):
+        yield f"{field} {_words(before)} → {_words(after)}"
+    yield from _inputs(str(new["stage"]), old["inputs"], new["inputs"])
+
+
+def _fields(old: Any, new: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ; a number that is the same for every timeframe counts once."""
+    if _uniform(old) and _uniform(new):
+        old, new = next(iter(old.values())), next(iter(new.values()))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**new, **old}:
+            yield from _fields(old.get(key), new.get(key), f"{at}.{key}")
+    elif old != new:
+        yield at, old, new
+
+
+def _uniform(value: Any) -> bool:
+    """Whether this is one number, repeated for several timeframes."""
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    return len(numbers) > 1 and isinstance(numbers[0], int) and len(set(numbers)) == 1
+
+
+def _inputs(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    if stage == "datasets":
+        for what, names in (("added", new.keys() - old.keys()), ("removed", old.keys() - new.keys())):
+            if names:
+                yield f"symbols {what}: {', '.join(sorted(names))}"
+        for symbol in (name for name in new if name in old and old[name] != new[name]):
+            parts = ["windows"] if old[symbol]["windows"] != new[symbol]["windows"] else []
+            streams = new[symbol]["streams"]
+            parts += [f"stream {name}" for name in streams if streams[name] != old[symbol]["streams"].get(name)]
+            yield f"{symbol} has other entries: {', '.join(parts) or 'fewer streams'}"
+    elif stage == "windows":
+        changed = [name for name in new if list(old.get(name, ())) != list(new[name])]
+        if changed:
+            yield f"other bars of {', '.join(changed)}"
+    else:
+        words = {
+            "content": "another file",
+            "rows": "another symbol of the file",
+            "bars": "other bars",
+            "split": "other base bars decide where training ends",
+        }
+        for name in {**new, **old}:
+            if _plain(old.get(name)) != _plain(new.get(name)):
+                yield words[name]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,203 @@
+"""bin/cache verify and prune: keep a store whole and small."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache.check import Finding
+from cache.console import Console, command, examples
+from cache.inspect_command import json_option, print_json, store_option
+from cache.locks import building, removing
+from cache.prune import Limits, Plan, Removal, discard, parse_size, plan_removal
+from cache.reader import StoreError, ref_names
+from cache.stats import store_stats
+from cache.tables import age, mb, table
+from cache.timeframes import duration_ns
+from cache.verify import check_content, check_metadata, incomplete, repair
+
+
+def _parsed(parse: Any) -> Any:
+    """A click callback that parses an option's text, and refuses it in the parser's words."""
+
+    def callback(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+@command(
+    name="verify",
+    epilog=examples(
+        "bin/cache verify", "bin/cache verify demo", "bin/cache verify --repair", "bin/cache verify --json"
+    ),
+)
+@click.argument("name", required=False)
+@click.option(
+    "--repair", "repairing", is_flag=True, help="Remove what is damaged, so that the next build makes it again."
+)
+@store_option
+@json_option
+def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool) -> None:
+    """Read everything and check it.
+
+    Every manifest, every name, and every byte of every array against its MD5, in the whole store or in all that the
+    dataset NAME needs, the bars it was made from included. Exits with 0 when all is intact, and with 1 otherwise, also
+    when it could be repaired. What is missing or was removed is made again by bin/build-cache; nothing else is.
+    """
+    ref_names(store)  # a missing store gets no folder for locks
+    dropped: list[Path] = []
+    with ExitStack() as stack:
+        if repairing:
+            stack.enter_context(removing(store))
+        else:
+            with suppress(OSError):  # a store that is only read can be verified, too
+                stack.enter_context(building(store))  # so that nothing is removed meanwhile
+        checked = check_metadata(store, name)
+        with Console(sys.stderr).bar("reading", "B", checked.bytes) as bar:
+            findings = check_content(checked, bar.update)
+        if repairing:
+            dropped = repair(findings)
+    if as_json:
+        print_json(
+            {
+                "store": str(store.resolve()),
+                "entries": len(checked.entries),
+                "bytes": checked.bytes,
+                "findings": [_as_json(finding) for finding in findings],
+                "dropped": [str(path) for path in dropped],
+            }
+        )
+    elif not findings:
+        click.echo(f"{_count(len(checked.entries), 'entry')}, {mb(checked.bytes)} MB: all intact")
+    elif repairing:
+        click.echo("\n".join(_repair_lines(store, findings, dropped)))
+    if findings:
+        found = _count(len(findings), "fault")
+        raise StoreError("\n".join([f"{found} in {_count(len(checked.entries), 'entry')}", *map(str, findings)]))
+
+
+@command(
+    name="prune",
+    epilog=examples(
+        "bin/cache prune --unreferenced",
+        "bin/cache prune --unreferenced --older-than 30d --yes",
+        "bin/cache prune --max-size 10GB --yes",
+    ),
+)
+@click.option(
+    "--unreferenced", is_flag=True, help="Entries that no dataset needs, and what killed processes left behind."
+)
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=_parsed(lambda text: timedelta(microseconds=duration_ns(text) // 1000)),
+    help="Of these entries only those neither used nor built for so long: 12h, 30d, 8w.",
+)
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    callback=_parsed(parse_size),
+    help="Of these entries the least recently used ones, until the store is no larger: 500MB, 10GB, 10GiB.",
+)
+@click.option("--yes", is_flag=True, help="Remove them. Without it, what would go is only shown.")
+@store_option
+@json_option
+def prune_command(
+    unreferenced: bool, older_than: timedelta | None, max_size: int | None, yes: bool, store: Path, as_json: bool
+) -> None:
+    """Remove what no dataset needs.
+
+    Shows what would go; --yes removes it. What a dataset in `bin/cache list` needs always stays, the bars it was made
+    from included: to let a dataset go, delete its file refs/NAME.json first. Training that is under way is not
+    disturbed. Exits with 1 when --max-size cannot be reached.
+    """
+    if not unreferenced and older_than is None and max_size is None:
+        raise click.UsageError("say what may go: --unreferenced, --older-than AGE, --max-size SIZE, or several of them")
+    ref_names(store)  # a missing store gets no folder for locks
+    now, limits = datetime.now(UTC), Limits(unreferenced, older_than, max_size)
+    with ExitStack() as stack:
+        if yes:
+            stack.enter_context(removing(store))
+        plan = plan_removal(store, limits, now)
+        if yes:
+            with Console(sys.stderr).bar("removing", "B", sum(removal.bytes for removal in plan.removals)) as bar:
+                for removal in plan.removals:
+                    discard(removal.path)
+                    bar.update(removal.bytes)
+    if as_json:
+        print_json(
+            {
+                "store": str(store.resolve()),
+                "removed": yes,
+                "removals": [_removal_json(removal) for removal in plan.removals],
+                "stays_bytes": plan.stays,
+                "excess_bytes": plan.excess,
+            }
+        )
+    else:
+        click.echo("\n".join(_prune_lines(store, plan, yes, now)))
+    if plan.excess:
+        raise StoreError(_too_large(store, plan))
+
+
+def _repair_lines(store: Path, findings: tuple[Finding, ...], dropped: list[Path]) -> Iterator[str]:
+    yield "Removed:" if dropped else "There was nothing to remove."
+    yield from (f"  {path}" for path in dropped)
+    waiting = incomplete(store)
+    if waiting:
+        yield "Build again, each with the configuration that it was built with; only what is missing is made:"
+    for name, data_dir in waiting.items():
+        words = ["--data-dir", data_dir, "--store", str(store)]
+        yield f"  bin/build-cache --config CONFIG.yaml {shlex.join(words)}    # {name}"
+    if any(finding.drop and finding.drop.parent.name == "refs" for finding in findings):
+        yield "A dataset whose name was removed gets it back from bin/build-cache with its configuration."
+
+
+def _as_json(finding: Finding) -> dict[str, str]:
+    return {"file": str(finding.file), "what": finding.what, "remedy": finding.remedy}
+
+
+def _removal_json(removal: Removal) -> dict[str, Any]:
+    last_used = removal.last_used.isoformat(timespec="seconds") if removal.last_used else None
+    return {"path": str(removal.path), "why": removal.why, "bytes": removal.bytes, "last_used": last_used}
+
+
+def _prune_lines(store: Path, plan: Plan, done: bool, now: datetime) -> Iterator[str]:
+    if not plan.removals:
+        yield f"Nothing to remove; {mb(plan.stays)} MB in entries stay"
+        return
+    rows = [
+        (str(one.path.relative_to(store)), mb(one.bytes), age(one.last_used, now), one.why) for one in plan.removals
+    ]
+    yield from table([("path", "MB", "last used", "why"), *rows], right={1})
+    freed = f"{_count(len(plan.removals), 'item')}, {mb(sum(one.bytes for one in plan.removals))} MB"
+    yield ""
+    if done:
+        yield f"Removed: {freed}; {mb(plan.stays)} MB in entries stay"
+    else:
+        yield f"Would be removed: {freed}; {mb(plan.stays)} MB in entries would stay"
+        yield "Nothing has been removed yet: --yes does it"
+
+
+def _too_large(store: Path, plan: Plan) -> str:
+    """Why a store does not fit, and which dataset may be the one to let go."""
+    datasets = sorted(store_stats(store).datasets, key=lambda one: datetime.fromisoformat(one.last_used))
+    what = f"{store}: {mb(plan.stays)} MB stay, {mb(plan.excess)} MB too many, because datasets need them"
+    rows = [(f"  {one.name}", f"{mb(one.bytes - one.shared_bytes)} MB", age(one.last_used)) for one in datasets]
+    lines = table([("  dataset", "needed by it alone", "last used"), *rows], right={1})
+    how = f"To let one go, delete {store}/refs/NAME.json and prune again:"
+    return "\n".join([f"{what}. {how}", *lines])
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun if number == 1 else plural}"

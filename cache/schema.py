@@ -1,0 +1,215 @@
+"""What manifests and refs hold, by name and type, so that nobody who reads one has to doubt it.
+
+A type is `int`, `float` (whole numbers count), `str`, `dict` (anything inside), a pattern, `datetime` (ISO 8601 with a
+zone), `[T]` (a list of T), `(T, U)` (a list of just these), `{str: T}` (T by any name), or a record `{"a": T, "b?": U}`
+that has at least `a`, and may have `b`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from cache.layout import array_spec, shard_bytes
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+_SEQ_LEN = {str: int}
+_MOMENTS = {"rows": int, "until": int, "mean": {str: float}, "std": {str: float}}
+
+REF = {
+    "name": str,
+    "dataset": _KEY,
+    "recipe": {"name": str},
+    "data_dir": str,
+    "sources": {str: {str: str}},
+    "updated": datetime,
+}
+_ARRAY = {"shape": [int], "dtype": str, "dims": [str], "attributes": dict, "bytes": int, "md5": _KEY}
+_MANIFEST = {
+    "format": str,
+    "stage": str,
+    "stage_version": int,
+    "key": _KEY,
+    "components": {"stage": str, "version": int, "fields": dict, "inputs": dict},
+    "arrays": {str: _ARRAY},
+    "built": {"at": datetime, "seconds": float, "by": {str: str}},
+}
+_INPUTS = {
+    "bars": {"bars?": [str]},
+    "streams": {str: [str]},
+    "windows": {str: [str]},
+    "datasets": {str: {"windows": str, "streams": {str: str}}},
+}
+_DETAILS: dict[str, dict[str, Any]] = {
+    "bars": {
+        "origin": str,
+        "recognised": dict,
+        "remarks": [str],
+        "repaired": dict,
+        "first_open": int,
+        "last_close": int,
+    },
+    "streams": {
+        "timeframe": str,
+        "nominal_length": int,
+        "features": [str],
+        "reveals": [str],
+        "feature_set": str,
+        "statistics": _MOMENTS,
+    },
+    "windows": {"timeframes": [str], "seq_len": _SEQ_LEN, "candidates": int, "dropped": {str: {str: int}}},
+    "datasets": {
+        "timeframes": [str],
+        "seq_len": _SEQ_LEN,
+        "splits": {
+            "train": {"until": int, "windows": {str: (int, int)}},
+            "val": {"from": int, "windows": {str: (int, int)}},
+        },
+        "purged": {str: int},
+        "recipe": dict,
+        "warnings?": [str],
+        "consistency?": dict,
+        "certificate?": {"passed": bool, "checks": {str: dict}},
+    },
+}
+_ARRAYS = {  # dtype and number of axes
+    "bars": {"open_time": ("<i8", 1), "close_time": ("<i8", 1), "ohlc": ("<f8", 2)},
+    "streams": {"values": ("<f4", 2), "close_time": ("<i8", 1), "close": ("<f8", 1)},
+    "windows": {"ends": ("<i4", 2), "time": ("<i8", 1)},
+    "datasets": {},
+}
+
+
+def entry_fault(stage: str, manifest: dict[str, Any]) -> str:
+    """What is wrong with what the manifest of any entry holds, enough to find its files and origins; "" for nothing."""
+    if found := fault(manifest, _MANIFEST):
+        return found
+    if found := fault(manifest["components"]["inputs"], _INPUTS[stage]):
+        return f"components.inputs.{found}"
+    return next(filter(None, (_array_fault(*one) for one in manifest["arrays"].items())), "")
+
+
+def stage_fault(stage: str, manifest: dict[str, Any]) -> str:
+    """What is wrong with the rest of a manifest that has no `entry_fault`: the arrays and details of its stage."""
+    if found := fault(manifest, _DETAILS[stage]):
+        return found
+    arrays = manifest["arrays"]
+    for name, (dtype, axes) in _ARRAYS[stage].items():
+        if name not in arrays:
+            return f"arrays.{name} is missing"
+        if (arrays[name]["dtype"], len(arrays[name]["shape"])) != (dtype, axes):
+            return f"arrays.{name} is not {dtype} of {axes} axes"
+    if len({described["shape"][0] for described in arrays.values()}) > 1:
+        return "the arrays differ in their number of rows"
+    return next(_CONTRADICTIONS[stage](manifest), "")
+
+
+def fault(value: Any, wanted: Any) -> str:
+    """Where a value from JSON is not of the type described above, and why, in words; "" when it is of it."""
+    found = _fault(value, wanted)
+    return found.removeprefix(".") if found.startswith((".", "[")) or not found else f"it{found}"
+
+
+def _fault(value: Any, wanted: Any) -> str:
+    """The place, as `.name` and `[index]`, and what is wrong there."""
+    if type(value) is wanted:  # most are, and opening a dataset should cost nothing
+        return ""
+    if isinstance(wanted, dict):
+        if not isinstance(value, dict):
+            return " is not an object"
+        if str in wanted:
+            wanted = dict.fromkeys(value, wanted[str])
+        for name, inner in wanted.items():
+            if name in value:
+                if found := _fault(value[name], inner):
+                    return f".{name}{found}"
+            elif not name.endswith("?"):
+                return f".{name} is missing"
+            elif name[:-1] in value and (found := _fault(value[name[:-1]], inner)):
+                return f".{name[:-1]}{found}"
+        return ""
+    if isinstance(wanted, list | tuple):
+        if not isinstance(value, list) or (isinstance(wanted, tuple) and len(value) != len(wanted)):
+            return " is not a list" + (f" of {len(wanted)}" if isinstance(wanted, tuple) else "")
+        for number, one in enumerate(value):
+            if found := _fault(one, wanted[number if isinstance(wanted, tuple) else 0]):
+                return f"[{number}]{found}"
+        return ""
+    return "" if _is(value, wanted) else f" is not {_WORDS.get(wanted, 'an MD5')}"
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, re.Pattern):
+        return isinstance(value, str) and wanted.fullmatch(value) is not None
+    if wanted is datetime:
+        try:
+            return datetime.fromisoformat(value).tzinfo is not None
+        except (TypeError, ValueError):
+            return False
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+_WORDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    dict: "an object",
+    datetime: "an instant with its zone",
+}
+
+
+def _array_fault(name: str, described: Any) -> str:
+    try:
+        spec, rows = array_spec(name, described), described["shape"][0]
+        known = spec.dtype == described["dtype"] and spec.dtype[0] in "<|" and spec.dtype[1] in "iuf"
+        sound = known and name.isidentifier()
+        if sound and min((rows, *spec.columns)) > 0 and described["bytes"] == shard_bytes(rows, spec.row_bytes):
+            return ""
+    except (KeyError, TypeError, ValueError, IndexError):
+        pass
+    return f"arrays.{name} is not an array as this format has them"
+
+
+def _bars(manifest: dict[str, Any]) -> Iterator[str]:
+    if manifest["arrays"]["ohlc"]["shape"][1] != 4:
+        yield "arrays.ohlc does not have four columns"
+
+
+def _streams(manifest: dict[str, Any]) -> Iterator[str]:
+    features, moments = manifest["features"], manifest["statistics"]
+    if len(features) != manifest["arrays"]["values"]["shape"][1]:
+        yield "features are not as many as arrays.values has columns"
+    for name in ("mean", "std"):
+        if list(moments[name]) != features:
+            yield f"statistics.{name} is not of the features"
+
+
+def _windows(manifest: dict[str, Any]) -> Iterator[str]:
+    if len(manifest["timeframes"]) != manifest["arrays"]["ends"]["shape"][1]:
+        yield "timeframes are not as many as arrays.ends has columns"
+    yield from _lengths(manifest)
+
+
+def _datasets(manifest: dict[str, Any]) -> Iterator[str]:
+    symbols = manifest["components"]["inputs"]
+    if not symbols or not manifest["timeframes"]:
+        yield "there is no symbol, or no timeframe"
+    yield from _lengths(manifest)
+    for symbol, keys in symbols.items():
+        if list(keys["streams"]) != manifest["timeframes"]:
+            yield f"components.inputs.{symbol}.streams are not of the timeframes"
+        for part, bounds in manifest["splits"].items():
+            start, stop = bounds["windows"].get(symbol, (0, -1))
+            if not 0 <= start <= stop:
+                yield f"splits.{part}.windows.{symbol} is not a range of windows"
+
+
+def _lengths(manifest: dict[str, Any]) -> Iterator[str]:
+    if list(manifest["seq_len"]) != manifest["timeframes"] or min(manifest["seq_len"].values(), default=1) < 1:
+        yield "seq_len does not give every timeframe its bars"
+
+
+_CONTRADICTIONS = {"bars": _bars, "streams": _streams, "windows": _windows, "datasets": _datasets}

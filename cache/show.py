@@ -1,0 +1,170 @@
+"""One dataset in words, and as JSON."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.contents import inputs
+from cache.reader import Dataset, Entry, StoreError, SymbolEntries, open_entry
+from cache.tables import table
+from cache.timeframes import format_time
+
+_IN_FULL = 3  # so many symbols are shown with all they have; of more, each has a line
+_CHECKS = ("warnings", "consistency", "certificate")  # of the dataset's manifest, where there are any
+
+
+def describe(dataset: Dataset, store: Path, updated: str, last_used: str) -> dict[str, Any]:
+    """All of it, for scripts."""
+    manifest = dataset.entry.manifest
+    return {
+        "name": dataset.name,
+        "key": dataset.entry.key,
+        "timeframes": dataset.timeframes,
+        "seq_len": dataset.seq_lens,
+        "built": manifest["built"],
+        "updated": updated,
+        "last_used": last_used,
+        "data_dir": dataset.data_dir,
+        "symbols": {
+            symbol: {
+                "windows": str(entries.windows.path.resolve()),
+                "streams": {timeframe: str(entry.path.resolve()) for timeframe, entry in entries.streams.items()},
+                "bars": [_described(bars) for bars in _bars(entries.windows, store)],
+                "counts": _counts(dataset, symbol, entries),
+            }
+            for symbol, entries in dataset.symbols.items()
+        },
+        "splits": dataset.splits,
+        "recipe": dataset.recipe,
+        **{name: manifest[name] for name in _CHECKS if name in manifest},
+    }
+
+
+def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> Iterator[str]:
+    """What people want to know of it."""
+    built, source = dataset.entry.manifest["built"], dataset.recipe["source"]
+    stream = next(iter(next(iter(dataset.symbols.values())).streams.values())).manifest
+    by = ", ".join(f"{name} {version}" for name, version in built["by"].items())
+    yield f"{dataset.name}  {dataset.entry.path.resolve()}"
+    yield f"  built       {built['at']} by {by}"
+    yield f"  used        last asked for {updated}, last used {last_used}"
+    yield f"  features    {stream['feature_set']}: {', '.join(stream['features'])}"
+    yield f"  statistics  fitted on bars closed by {format_time(stream['statistics']['until'])}"
+    yield f"  sources     {dataset.data_dir}"
+    yield f"  meaning     label {source['label']}, timezone {source['timezone']}, session {source['session']}"
+    for part, bounds in dataset.splits.items():
+        limit = f"until {format_time(bounds['until'])}" if "until" in bounds else f"from {format_time(bounds['from'])}"
+        yield f"  {part:<11} {limit}"
+    yield from _check_lines(dataset.entry.manifest)
+    if len(dataset.symbols) <= _IN_FULL:
+        for symbol, entries in dataset.symbols.items():
+            yield ""
+            yield from _symbol_lines(dataset, symbol, entries, store)
+    else:
+        yield ""
+        yield from _symbols_table(dataset, store)
+
+
+def _check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+    for warning in manifest.get("warnings", ()):
+        yield f"  warning     {warning}"
+    for name, found in manifest.get("consistency", {}).items():
+        yield f"  consistency {name}: {_in_words(found)}"
+    if "certificate" in manifest:
+        certificate = manifest["certificate"]
+        drawn = [f"{name} {certificate[name]}" for name in ("samples", "seed") if name in certificate]
+        verdict = "passed" if certificate["passed"] else "FAILED"
+        yield f"  certificate {verdict}{', ' * bool(drawn)}{', '.join(drawn)}"
+        for name, check in certificate["checks"].items():
+            detail = f": {check['detail']}" if check.get("detail") else ""
+            state = "passed" if check.get("passed") else "FAILED"
+            yield f"    {state}  {name}, {check.get('checked', 0):,} checked{detail}"
+
+
+def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: Path) -> Iterator[str]:
+    time = entries.windows.array("time")
+    yield f"{symbol}: {len(time):,} windows  {entries.windows.path.resolve()}"
+    for part, bounds in dataset.splits.items():
+        start, stop = bounds["windows"][symbol]
+        decided = f", decided from {format_time(time[start])} to {format_time(time[stop - 1])}" if stop > start else ""
+        yield f"  {part:<11} {stop - start:,} windows{decided}"
+    rows = [
+        (f"  {name}", str(dataset.seq_lens[name]), f"{one.shape('values')[0]:,}", str(one.path.resolve()))
+        for name, one in entries.streams.items()
+    ]
+    yield from table([("  timeframe", "bars a window", "bars", "stream"), *rows], right={1, 2})
+    for bars in _bars(entries.windows, store):
+        described = _described(bars)
+        yield f"  bars of {described['origin']}"
+        for name in ("recognised", "repaired"):
+            if described[name]:
+                yield f"    {name} {_in_words(described[name])}"
+        yield from (f"    {remark}" for remark in described["remarks"])
+
+
+def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
+    rows = []
+    for symbol, entries in dataset.symbols.items():
+        counts, time = _counts(dataset, symbol, entries), entries.windows.array("time")
+        bars = [_described(one) for one in _bars(entries.windows, store)]
+        repaired: dict[str, int] = {}
+        for one in bars:
+            for rule, count in _flat(one["repaired"]):
+                repaired[rule] = repaired.get(rule, 0) + count
+        columns = [f"{counts[name]:,}" for name in ("windows", "train", "val", "purged")]
+        ends = [format_time(time[at])[:10] for at in (0, -1)]
+        rows.append(
+            (symbol, *columns, *ends, _in_words(repaired) or "-", str(sum(len(one["remarks"]) for one in bars)))
+        )
+    header = ("symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks")
+    yield from table([header, *rows], right={1, 2, 3, 4, 8})
+    yield f"{len(rows):,} symbols; where their entries lie, and all remarks: bin/cache show {dataset.name} --json"
+
+
+def _counts(dataset: Dataset, symbol: str, entries: SymbolEntries) -> dict[str, int]:
+    ranges = {part: bounds["windows"][symbol] for part, bounds in dataset.splits.items()}
+    counts = {part: stop - start for part, (start, stop) in ranges.items()}
+    purged = dataset.entry.manifest["purged"].get(symbol, 0)
+    return {"windows": entries.windows.shape("time")[0], **counts, "purged": purged}
+
+
+def _bars(windows: Entry, store: Path) -> Iterator[Entry]:
+    for stage, key in inputs(windows):
+        try:
+            yield open_entry(store, stage, key)
+        except StoreError:  # training does not need them, so they may be gone
+            continue
+
+
+def _described(bars: Entry) -> dict[str, Any]:
+    """How a source was understood, and what was repaired in it."""
+    known = {name: bars.manifest.get(name, {}) for name in ("recognised", "repaired")}
+    return {
+        "path": str(bars.path.resolve()),
+        "origin": bars.manifest.get("origin", "unknown"),
+        "remarks": bars.manifest.get("remarks", []),
+        **known,
+    }
+
+
+def _in_words(value: Any) -> str:
+    """A value from JSON in one line: `high 3, low 1`."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name} ({_in_words(one)})" if isinstance(one, dict) else f"{name} {_in_words(one)}"
+            for name, one in value.items()
+        )
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _flat(repaired: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Counts by rule, whatever they are nested in."""
+    for rule, count in repaired.items():
+        if isinstance(count, dict):
+            yield from _flat(count)
+        elif isinstance(count, int):
+            yield rule, count

@@ -1,0 +1,130 @@
+"""Checks a whole store, or all that one dataset needs, and removes what is damaged, so that a build makes it again."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref
+from cache.contents import Id, closure, entry_ids, open_entries
+from cache.layout import STAGES
+from cache.prune import discard
+from cache.reader import StoreError, entry_path, open_entry, open_symbols, read_ref, ref_names
+
+_MAKE = "the next bin/build-cache makes it"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All but the content of the arrays: what is wrong, and the arrays still to be read. `entries` are those there."""
+
+    store: Path
+    entries: tuple[Id, ...]
+    findings: tuple[Finding, ...]
+    bodies: tuple[Body, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the arrays."""
+        return sum(body.size for body in self.bodies)
+
+
+def check_metadata(store: Path, name: str | None = None) -> Checked:
+    """Check the whole store, or all that the dataset `name` needs. Raises StoreError where there is no such thing."""
+    names = ref_names(store)
+    if name is not None and name not in names:
+        read_ref(store, name)  # for its words
+    findings: list[Finding] = []
+    roots: dict[Id, str] = {}
+    for of in names if name is None else [name]:
+        key, finding = check_ref(store / "refs" / f"{of}.json")
+        if finding:
+            findings.append(finding)
+        else:
+            roots.setdefault(("datasets", key), of)
+    there, opened = list(entry_ids(store)), dict(open_entries(store, []))
+    needed: dict[Id, str] = {}
+    for root, of in roots.items():
+        needed.update(dict.fromkeys(sorted(closure(root, opened)), of))
+    if name is None:
+        findings += filter(None, (check_memo(path) for path in sorted((store / "sources").glob("[!.]*.json"))))
+        findings += _strangers(store, there)
+    else:
+        there = [one for one in there if one in needed]
+    bodies: list[Body] = []
+    for one in there:
+        found, files = check_entry(store, *one)
+        findings += found
+        bodies += files
+    for one in sorted(needed.keys() - set(there)):
+        what = f"it is missing, and the dataset {needed[one]} needs it"
+        findings.append(Finding(entry_path(store, *one), what, _MAKE))
+    return Checked(store, tuple(there), tuple(findings), tuple(bodies))
+
+
+def check_content(checked: Checked, advance: Callable[[int], object] = lambda count: None) -> tuple[Finding, ...]:
+    """Read all arrays, several at a time, and complete the findings; `advance` hears of the bytes read."""
+    lock = threading.Lock()
+
+    def locked(count: int) -> None:
+        with lock:
+            advance(count)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            found = [one for one in pool.map(lambda body: check_body(body, locked), checked.bodies) if one]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    findings = (*checked.findings, *found)
+    return (*findings, *_misfits(checked, findings))
+
+
+def repair(findings: tuple[Finding, ...]) -> list[Path]:
+    """Remove what is damaged; what was removed. Hold cache.locks.removing, and check inside it."""
+    dropped = list(dict.fromkeys(finding.drop for finding in findings if finding.drop))
+    inside = [path for path in dropped if any(entry in path.parents for entry in dropped)]
+    dropped = [path for path in dropped if path not in inside]
+    for path in dropped:
+        discard(path)
+    return dropped
+
+
+def incomplete(store: Path) -> dict[str, str]:
+    """The datasets that lack something, by name: the folder where the sources were when they were built last."""
+    found, opened = {}, dict(open_entries(store, []))
+    for name in ref_names(store):
+        with suppress(StoreError):
+            ref = read_ref(store, name)
+            if closure(("datasets", ref["dataset"]), opened) - opened.keys():
+                found[name] = str(ref["data_dir"])
+    return found
+
+
+def _strangers(store: Path, entries: list[Id]) -> Iterator[Finding]:
+    known = {entry_path(store, *one) for one in entries}
+    for stage in STAGES:
+        for path in sorted((store / stage).glob("[!.]*")):
+            if path not in known:
+                yield Finding(path, "it is no entry", "move it out of the store, or delete it")
+
+
+def _misfits(checked: Checked, findings: tuple[Finding, ...]) -> Iterator[Finding]:
+    """Datasets whose parts are whole but do not belong together, as far as opening one tells."""
+    dropped, known = {finding.drop for finding in findings}, set(checked.entries)
+    for stage, key in checked.entries:
+        path = entry_path(checked.store, stage, key)
+        if stage != "datasets" or path in dropped:
+            continue
+        dataset = open_entry(checked.store, stage, key)
+        parts = closure((stage, key), {(stage, key): dataset})
+        if parts <= known and not any(entry_path(checked.store, *one) in dropped for one in parts):
+            try:
+                open_symbols(checked.store, dataset)
+            except StoreError as error:
+                yield Finding(
+                    path, f"its parts do not fit together ({error})", "bin/cache verify --repair removes it", path
+                )

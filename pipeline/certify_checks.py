@@ -1,0 +1,222 @@
+"""What a certificate proves of all windows of a dataset: that each ends in time, and that the splits are apart.
+
+Each check takes what the store holds, computes anew what should be there, differently from the code that made it, and
+returns a Finding. Times are int64 ns UTC.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import Entry
+from cache.recipe import Recipe, Session
+from cache.timeframes import duration_ns, format_time, timeframe_ns
+from pipeline.series import BarSeries
+
+_ROWS = 1 << 17  # looked at together: they stay in the processor's cache, and memory does not grow with the series
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a dataset holds of one symbol: its windows, and by timeframe, base first, its streams and their bars."""
+
+    windows: Entry
+    streams: Mapping[str, Entry]
+    bars: Mapping[str, BarSeries]
+    _maps: dict[tuple[Path, str], NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def array(self, entry: Entry, name: str) -> NDArray[Any]:
+        """An array of an entry as a memory map, made once."""
+        place = (entry.path, name)
+        if place not in self._maps:
+            self._maps[place] = np.asarray(entry.array(name))
+        return self._maps[place]
+
+    def count_by(self, timeframe: str, name: str, instant: int, side: Literal["left", "right"] = "right") -> int:
+        """How many bars have a time `name` at or before an instant (`side` left: before it)."""
+        arrays = (self.array(entry, name) for entry in self.bars[timeframe].entries)
+        return sum(int(np.searchsorted(array, instant, side=side)) for array in arrays)
+
+    def derived(self, timeframe: str) -> bool:
+        """Whether the bars were made from the base's, not read from files."""
+        return "derived_from" in self.bars[timeframe].entries[0].manifest["components"]["fields"]
+
+
+@dataclass
+class Finding:
+    """What came out of one check: how much it looked at, in words too, and the faults it met."""
+
+    checked: int = 0
+    detail: str = ""
+    faults: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As kept in the certificate."""
+        more = f" (and {len(self.faults) - 1:,} more)" if len(self.faults) > 1 else ""
+        detail = self.faults[0] + more if self.faults else self.detail
+        return {"passed": not self.faults, "checked": self.checked, "detail": detail}
+
+
+def end_of_training(recipe: Recipe, symbols: Mapping[str, Evidence], claimed: int) -> int:
+    """T0: the stated instant, or the close of the last of the first 1 − val_fraction of all base bars.
+
+    In the second case `claimed` is confirmed if just so many bars have closed by then and fewer before; otherwise all
+    closes are put in order.
+    """
+    if recipe.train_end_ns is not None:
+        return recipe.train_end_ns
+    assert recipe.split.val_fraction is not None
+    shards = {entry.key: entry for one in symbols.values() for entry in one.bars[recipe.base].entries}
+    closes = [entry.array("close_time") for entry in shards.values()]
+    wanted = max(int((1 - recipe.split.val_fraction) * sum(map(len, closes))), 1)
+    before = sum(int(np.searchsorted(c, claimed, side="left")) for c in closes)
+    by_then = sum(int(np.searchsorted(c, claimed, side="right")) for c in closes)
+    if before < wanted <= by_then:
+        return claimed
+    return int(np.partition(np.concatenate(closes), wanted - 1)[wanted - 1])
+
+
+def check_completion(recipe: Recipe, symbols: Mapping[str, Evidence]) -> Finding:
+    """Every window of every stream ends with the last bar that was over, and no bar counts as over before its time."""
+    found = Finding()
+    for symbol, evidence in symbols.items():
+        for name, series in evidence.bars.items():
+            found.faults += _early_bars(f"{symbol} {name}", name, evidence.derived(name), recipe.source.session, series)
+        times, all_ends = (evidence.array(evidence.windows, name) for name in ("time", "ends"))
+        found.checked += len(times)
+        for start in range(0, len(times), _ROWS):
+            time, ends = times[start : start + _ROWS], all_ends[start : start + _ROWS]
+            if (np.diff(time) <= 0).any():
+                found.faults.append(f"{symbol}: the windows are not in order of their decision times")
+            for column, (name, length) in enumerate(recipe.seq_lens.items()):
+                found.faults += _wrong_ends(symbol, name, length, evidence.bars[name], time, ends[:, column])
+    found.detail = (
+        f"all {found.checked:,} windows end, in every timeframe, with the last bar that was over at their time"
+    )
+    return found
+
+
+def _wrong_ends(
+    symbol: str, name: str, length: int, series: BarSeries, time: NDArray[np.int64], ends: NDArray[np.int32]
+) -> Iterator[str]:
+    """Compare a block of windows with the bars: runs that end with the same bar, by the first and last of each."""
+    first = np.flatnonzero(np.append(True, ends[1:] != ends[:-1]))
+    last = np.append(first[1:], len(ends)) - 1
+    count = ends[first].astype(np.int64)
+    outside = (count < length) | (count > len(series))
+    if outside.any():
+        at = int(outside.argmax())
+        yield (
+            f"{symbol} {name} at {format_time(time[first[at]])}: the window needs {length} bars and ends with bar "
+            f"number {count[at]:,} of {len(series):,}"
+        )
+        return
+    low, high = int(count.min()) - 1, int(count.max())
+    close = np.append(series.rows("close_time", low, min(high + 1, len(series))), np.iinfo(np.int64).max)
+    at_end = count - (low + 1)
+    early, late = close[at_end] > time[first], close[at_end + 1] <= time[last]
+    for wrong, at_window, what in (
+        (early, first, "holds a bar that was not over: it closed at"),
+        (late, last, "leaves out a bar that was over: it closed at"),
+    ):
+        if wrong.any():
+            at = int(wrong.argmax())
+            closed = close[at_end[at] + (wrong is late)]
+            yield f"{symbol} {name} at {format_time(time[at_window[at]])}: the window {what} {format_time(closed)}"
+
+
+def _early_bars(where: str, timeframe: str, derived: bool, session: Session | None, series: BarSeries) -> Iterator[str]:
+    """Bars that are not in order of time, or count as over before they can be."""
+    length = timeframe_ns(timeframe)
+    last_opened = last_closed = -(2**62)
+    for start in range(0, len(series), _ROWS):
+        opened, closed = (
+            series.rows(name, start, min(start + _ROWS, len(series))) for name in ("open_time", "close_time")
+        )
+        if derived and timeframe == "d" and session is not None:
+            over = np.array([_session_end(int(instant), session.tz, session.at) for instant in opened])
+        elif derived:
+            over = (opened // length + 1) * length
+        else:  # a day in a file ends when its label says
+            over = opened + (length if timeframe != "d" else 1)
+        for wrong, what in (
+            (closed < over, "counts as over although its time is not"),
+            (np.diff(opened, prepend=last_opened) <= 0, "does not begin after the one in front of it"),
+            (np.diff(closed, prepend=last_closed) < 0, "is over before the one in front of it"),
+        ):
+            if wrong.any():
+                at = int(wrong.argmax())
+                times = f"{format_time(opened[at])} to {format_time(closed[at])}"
+                yield f"{where} at {format_time(closed[at])}: the bar from {times} {what}"
+        last_opened, last_closed = int(opened[-1]), int(closed[-1])
+
+
+def _session_end(instant: int, zone: str, at: str) -> int:
+    """When the trading day of an instant ends: the next time that clocks in `zone` show `at`."""
+    day = datetime.fromtimestamp(instant // 10**9, ZoneInfo(zone)).date()
+    return next(end for end in (_at(day + timedelta(days=n), zone, at) for n in (0, 1, 2)) if end > instant)
+
+
+@cache
+def _at(day: date, zone: str, at: str) -> int:
+    moment = datetime.combine(day, datetime.strptime(at, "%H:%M").time(), ZoneInfo(zone))
+    return int(moment.astimezone(UTC).timestamp()) * 10**9
+
+
+def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping[str, Any], start: int) -> Finding:
+    """Training knows nothing after T0 − embargo, and validation nothing before T0 = `start`."""
+    found = Finding()
+    cutoff = start - duration_ns(recipe.split.embargo)
+    for part, field_, expected, what in (
+        ("train", "until", cutoff, "training ends"),
+        ("val", "from", start, "validation begins"),
+    ):
+        if splits[part][field_] != expected:
+            found.faults.append(
+                f"{recipe.name}: {what} at {format_time(splits[part][field_])}, where recipe and bars put it at "
+                f"{format_time(expected)}"
+            )
+    for symbol, evidence in symbols.items():
+        count = evidence.windows.shape("time")[0]
+        (first, stop), (begin, end) = (splits[part]["windows"][symbol] for part in ("train", "val"))
+        if not 0 <= first <= stop <= begin <= end <= count:
+            found.faults.append(
+                f"{symbol}: training takes windows {first:,} to {stop:,} and validation {begin:,} to {end:,} of "
+                f"{count:,}; these ranges overlap or lie outside"
+            )
+            continue
+        found.checked += stop - first + end - begin
+        time, ends = evidence.windows.array("time"), evidence.windows.array("ends")
+        if stop > first and (latest := int(time[first:stop].max())) > cutoff:
+            found.faults.append(
+                f"{symbol} {recipe.base} at {format_time(latest)}: a training window is decided after training ends, "
+                f"{format_time(cutoff)}"
+            )
+        if end > begin:
+            found.faults += _unpurged(symbol, recipe, evidence, time[begin:end], ends[begin:end], start)
+    found.detail = (
+        f"{found.checked:,} windows: those for training are decided by {format_time(cutoff)}, and those for validation "
+        f"hold no bar that opened before {format_time(start)}"
+    )
+    return found
+
+
+def _unpurged(
+    symbol: str, recipe: Recipe, evidence: Evidence, time: NDArray[np.int64], ends: NDArray[np.int32], start: int
+) -> Iterator[str]:
+    for column, (name, length) in enumerate(recipe.seq_lens.items()):
+        at = int(ends[:, column].argmin())
+        begins = int(ends[at, column]) - length
+        opened = int(evidence.bars[name].rows("open_time", begins, begins + 1)[0]) if begins >= 0 else start
+        if opened < start:
+            yield (
+                f"{symbol} {name} at {format_time(time[at])}: this validation window begins at {format_time(opened)}, "
+                f"before validation does, {format_time(start)}, so it shares bars with training"
+            )

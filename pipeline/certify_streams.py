@@ -1,0 +1,163 @@
+"""What a certificate proves of the streams of a dataset: whom their statistics know, and what their features tell."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import Entry
+from cache.timeframes import format_time
+from configs.errors import UserError
+from pipeline.bars import Block
+from pipeline.certify_checks import Evidence, Finding
+from pipeline.features import FeatureSet, compute_features, feature_set, fit_statistics
+from pipeline.series import BarSeries
+
+_AHEAD = 8  # bars after a hidden one that must not give it away
+
+
+class Stretch(BarSeries):
+    """Consecutive bars in memory, with the face of a series."""
+
+    def __init__(self, bars: Block) -> None:
+        self.bars = bars
+
+    def __len__(self) -> int:
+        return len(self.bars.open_time)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop)."""
+        found: NDArray[Any] = getattr(self.bars, name)[start:stop]
+        return found
+
+
+class Beginning(BarSeries):
+    """The first `count` bars of a series: whoever reads it cannot see the others."""
+
+    def __init__(self, series: BarSeries, count: int) -> None:
+        self.series, self.count = series, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop)."""
+        return self.series.rows(name, start, min(stop, self.count))
+
+
+def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, refit_rows: int | None) -> Finding:
+    """Means and deviations come from the bars closed by the cut-off and from no others: fitted again, bit for bit.
+
+    With `refit_rows`, streams are refitted from the shortest on until so many rows are used up.
+    """
+    found = Finding()
+    streams = {
+        stream.key: (evidence.count_by(name, "close_time", cutoff), f"{symbol} {name}", stream, evidence.bars[name])
+        for symbol, evidence in symbols.items()
+        for name, stream in evidence.streams.items()
+    }
+    left, closed = refit_rows, f"by {format_time(cutoff)}"
+    for rows, where, stream, bars in sorted(streams.values(), key=lambda one: one[0]):
+        stored = stream.manifest["statistics"]
+        if stored["until"] > cutoff:
+            found.faults.append(
+                f"{where} at {format_time(stored['until'])}: mean and standard deviation know of bars up to then, and "
+                f"training ends at {format_time(cutoff)}"
+            )
+        elif stored["rows"] != rows:
+            found.faults.append(
+                f"{where}: mean and deviation stand on {stored['rows']:,} bars; {rows:,} closed {closed}"
+            )
+        if left is not None:
+            if rows > left:
+                continue
+            left -= rows
+        found.checked += 1
+        found.faults += _refitted(where, stream, bars, rows, closed)
+    found.detail = (
+        f"mean and standard deviation of {found.checked} of {len(streams)} streams fitted again on the bars closed by "
+        f"{format_time(cutoff)}, bit for bit the same"
+    )
+    if found.checked < len(streams):
+        found.detail += (
+            f"; of the other {len(streams) - found.checked}, the longest, only the number of bars was checked"
+        )
+    return found
+
+
+def _refitted(where: str, stream: Entry, bars: BarSeries, rows: int, closed: str) -> Iterator[str]:
+    features, stored = feature_set(stream.manifest["feature_set"]), stream.manifest["statistics"]
+    try:
+        fitted = fit_statistics(Beginning(bars, rows), features, rows, where)
+    except UserError as error:
+        yield str(error)
+        return
+    for kind, values in (("mean", fitted.mean), ("std", fitted.std)):
+        for column, value in zip(features.columns, values, strict=True):
+            if stored[kind][column] != value:
+                yield (
+                    f"{where}: the {kind} of {column} is {stored[kind][column]!r}, where the {rows:,} bars closed "
+                    f"{closed} have {float(value)!r}: it was fitted on other bars"
+                )
+                return
+
+
+def check_masks(symbols: Mapping[str, Evidence], samples: int, rng: np.random.Generator) -> Finding:
+    """What stays visible after a hidden block leaves the hidden close open: another close would look the same.
+
+    In a second series one bar's close is different, and the bars after it are the same, or all scaled like it. In one
+    of the two the features of the later bars must be those of the first series, except in the bar right after it the
+    features that the stream `reveals`, which a trainer hides as well.
+    """
+    found, streams = Finding(), {}
+    for symbol, evidence in symbols.items():
+        for name, stream in evidence.streams.items():
+            streams[stream.key] = (f"{symbol} {name}", stream, evidence.bars[name])
+    order = [list(streams)[i] for i in rng.permutation(len(streams))]
+    for key in order * -(-samples // len(order)) if samples > len(order) else order[: max(samples, 1)]:
+        where, stream, bars = streams[key]
+        features = feature_set(stream.manifest["feature_set"])
+        if len(bars) < features.lookback + 2:
+            continue
+        hidden = int(rng.integers(features.lookback, len(bars) - 1))
+        found.checked += 1
+        found.faults += _given_away(where, stream, features, bars, hidden, float(rng.choice([0.9, 1.1])))
+    found.detail = f"at {found.checked} places another close of a hidden bar leaves all that stays visible as it is"
+    return found
+
+
+def _given_away(
+    where: str, stream: Entry, features: FeatureSet, bars: BarSeries, hidden: int, factor: float
+) -> Iterator[str]:
+    start, stop = hidden - features.lookback, min(hidden + 1 + _AHEAD, len(bars))
+    opened, closed, ohlc = (bars.rows(name, start, stop) for name in ("open_time", "close_time", "ohlc"))
+    row = features.lookback
+    other = ohlc.copy()
+    other[row, 3] *= factor
+    other[row, 1], other[row, 2] = max(other[row, 1], other[row, 3]), min(other[row, 2], other[row, 3])
+    scaled = other.copy()
+    scaled[row + 1 :] *= factor
+    std = np.array([stream.manifest["statistics"]["std"][name] for name in features.columns])
+    original = raw_features(Block(opened, closed, ohlc), features)
+    tells: list[list[str]] = []
+    for alternative in (other, scaled):
+        moved = np.abs(raw_features(Block(opened, closed, alternative), features) - original) > 1e-6 * std
+        if not moved[row].any():
+            yield f"{where} at {format_time(closed[row])}: another close of this bar changes none of its features"
+            return
+        for column in stream.manifest["reveals"]:
+            moved[row + 1, features.columns.index(column)] = False
+        later = np.any(moved[row + 1 :], axis=0)
+        tells.append([name for name, seen in zip(features.columns, later, strict=True) if seen])
+    if all(tells):
+        fewest = min(tells, key=lambda names: len(names))
+        yield (
+            f"{where} at {format_time(closed[row])}: when this bar is hidden, {', '.join(fewest)} of the bars after "
+            "it, which stay visible, give its close away; the feature set must list what does in `reveals`"
+        )
+
+
+def raw_features(bars: Block, features: FeatureSet) -> NDArray[np.float64]:
+    """Unscaled features of bars, float64 [n, F]."""
+    return np.concatenate([values for _, values in compute_features(Stretch(bars), features, len(bars.ohlc))])

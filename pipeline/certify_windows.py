@@ -1,0 +1,219 @@
+"""Windows made again from bars whose future is different: the heart of the certificate.
+
+A window at decision time t is made by the pipeline's own functions (derive_bars, align, compute_features, normalise)
+from the bars around it alone, so that it costs milliseconds however long the series is.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.recipe import Recipe
+from cache.timeframes import format_time, timeframe_ns
+from pipeline import kernels
+from pipeline.align import Dropped, align
+from pipeline.bars import Block
+from pipeline.certify_checks import Evidence
+from pipeline.certify_streams import Stretch, raw_features
+from pipeline.derive import derive_bars
+from pipeline.features import FeatureSet, feature_set
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A window to be made again."""
+
+    symbol: str
+    window: int
+
+
+def draw_moments(
+    recipe: Recipe,
+    symbols: Mapping[str, Evidence],
+    splits: Mapping[str, Any],
+    samples: int,
+    rng: np.random.Generator,
+) -> list[Moment]:
+    """About `samples` windows of all parts and symbols, none twice; all there are, if so many are wanted.
+
+    First come the first and the last of every part of as many symbols as may take half of them (one at least); then
+    windows at which a bar of a longer timeframe has just closed, the ones before those, and any, in turn.
+    """
+    order = [list(symbols)[i] for i in rng.permutation(len(symbols))]
+    ranges = {name: [(symbol, *splits[name]["windows"][symbol]) for symbol in order] for name in ("train", "val")}
+    ranges = {name: [part for part in parts if part[2] > part[1]] for name, parts in ranges.items()}
+    parts = [*ranges["train"], *ranges["val"]]
+    if sum(stop - first for _, first, stop in parts) <= samples:
+        return [Moment(symbol, window) for symbol, first, stop in parts for window in range(first, stop)]
+    chosen: dict[Moment, None] = {}  # in order, none twice
+    for of_part in ranges.values():
+        for symbol, first, stop in of_part[: max(samples // 8, 1)]:
+            chosen |= dict.fromkeys((Moment(symbol, first), Moment(symbol, stop - 1)))
+    longer = recipe.timeframes[:0:-1] or [recipe.base]
+    for turn in range(4 * samples):
+        if len(chosen) >= samples:
+            break
+        symbol, first, stop = parts[turn % len(parts)]
+        window = int(rng.integers(first, stop))
+        turn //= len(parts)
+        if turn % 3 < 2:
+            name = longer[turn // 3 % len(longer)]
+            window = _closing(symbols[symbol], recipe.timeframes.index(name), name, window) - turn % 3
+        chosen[Moment(symbol, min(max(window, first), stop - 1))] = None
+    return list(chosen)
+
+
+def _closing(evidence: Evidence, column: int, name: str, window: int) -> int:
+    """The next window after `window` at which a bar of a timeframe has just closed."""
+    completed = int(evidence.array(evidence.windows, "ends")[window, column])
+    if not 0 <= completed < len(evidence.bars[name]):
+        return window
+    closed = int(evidence.bars[name].rows("close_time", completed, completed + 1)[0])
+    return int(np.searchsorted(evidence.array(evidence.windows, "time"), closed))
+
+
+def check_moment(recipe: Recipe, evidence: Evidence, moment: Moment, rng: np.random.Generator) -> dict[str, list[str]]:
+    """Make a window again from bars truncated, and from bars randomised, after its time; what differs, by check."""
+    t = int(evidence.array(evidence.windows, "time")[moment.window])
+    ends = dict(zip(recipe.timeframes, map(int, evidence.array(evidence.windows, "ends")[moment.window]), strict=True))
+    whence = _beginnings(recipe, evidence, ends)
+    found = {}
+    for check, what, futures in (
+        ("truncation", "are cut off", {}),
+        ("randomisation", "get other prices", _randomised_futures(recipe, evidence, t, rng)),
+    ):
+        differences = _differences(recipe, evidence, t, ends, whence, _bars(recipe, evidence, t, whence, futures))
+        found[check] = [
+            f"{moment.symbol} {name} at {format_time(t)}: the window changes when bars after it {what}: {difference}"
+            for name, difference in differences
+        ][:1]
+    return found
+
+
+def _beginnings(recipe: Recipe, evidence: Evidence, ends: Mapping[str, int]) -> dict[str, int]:
+    """The row of each series at which the bars begin from which a window is made: its length and a lookback before."""
+    return {
+        name: min(max(ends[name] - length - _features(evidence, name).lookback, 0), len(evidence.bars[name]) - 1)
+        for name, length in recipe.seq_lens.items()
+    }
+
+
+def _randomised_futures(recipe: Recipe, evidence: Evidence, t: int, rng: np.random.Generator) -> dict[str, list[Block]]:
+    """Bars after t of the series that come from files, other ones: until any bar in progress at t is long over."""
+    longest = timeframe_ns(recipe.timeframes[-1])
+    futures = {}
+    for name in recipe.timeframes:
+        if not evidence.derived(name):
+            known = evidence.count_by(name, "close_time", t)
+            after = _pieces(evidence, name, known + 99, known + 2 * longest // timeframe_ns(name) + 8)
+            futures[name] = [_randomised(piece, rng) for piece in after]
+    return futures
+
+
+def _randomised(bars: Block, rng: np.random.Generator) -> Block:
+    """Other prices, valid ones, and a third of the bars gone."""
+    kept = rng.random(len(bars.ohlc)) < 2 / 3
+    factor = rng.uniform(0.5, 2, (int(kept.sum()), 1))
+    return Block(bars.open_time[kept], bars.close_time[kept], bars.ohlc[kept] * factor)
+
+
+def _bars(
+    recipe: Recipe, evidence: Evidence, t: int, whence: Mapping[str, int], futures: Mapping[str, list[Block]]
+) -> dict[str, Block]:
+    """The bars of every timeframe from row `whence` on, were only those known that closed by t, and `futures` true."""
+    made = {}
+    for name in recipe.timeframes:
+        derived, start = evidence.derived(name), whence[name]
+        source = recipe.base if derived else name
+        if derived:
+            opened = int(evidence.bars[name].rows("open_time", start, start + 1)[0])
+            start = evidence.count_by(source, "open_time", opened, side="left")
+        past = _pieces(evidence, source, start, evidence.count_by(source, "close_time", t))
+        blocks = [block for block in (*past, *futures.get(source, ())) if len(block.ohlc)]
+        made[name] = _joined(derive_bars(blocks, name, recipe.source.session) if derived else blocks)
+    return made
+
+
+def _differences(
+    recipe: Recipe,
+    evidence: Evidence,
+    t: int,
+    ends: Mapping[str, int],
+    whence: Mapping[str, int],
+    bars: Mapping[str, Block],
+) -> Iterator[tuple[str, str]]:
+    """Make the window at t from bars: in which timeframes it is not what the store holds, and what differs."""
+    window = recipe.window.model_copy(update={"stride": 1})  # it counts from the series' first bar, which is not here
+    series = {name: Stretch(block) for name, block in bars.items()}
+    dropped = Dropped(np.zeros((len(bars), 3), np.int64))
+    found = [
+        block_ends[block_time == t]
+        for block_ends, block_time in align(series, recipe.model_copy(update={"window": window}), dropped)
+    ]
+    now = np.concatenate([np.empty((0, len(bars)), np.int32), *found])
+    if len(now) != 1:
+        yield recipe.base, "none can be made at this time any more"
+        return
+    for (name, length), end in zip(recipe.seq_lens.items(), now[0].tolist(), strict=True):
+        if end + whence[name] != ends[name]:
+            yield name, f"it ends with bar number {end + whence[name]:,}, and in the store with number {ends[name]:,}"
+            continue
+        made = _stream(evidence, name, _cut(bars[name], 0, end + 8))
+        for array, values in made.items():
+            stored = evidence.array(evidence.streams[name], array)[ends[name] - length : ends[name]]
+            again = values[end - length : end]
+            if stored.tobytes() != again.tobytes():
+                yield name, _difference(array, stored, again, _features(evidence, name).columns)
+                break
+
+
+def _stream(evidence: Evidence, timeframe: str, bars: Block) -> dict[str, NDArray[Any]]:
+    """The rows of a stream that stand on these bars."""
+    features, statistics = _features(evidence, timeframe), evidence.streams[timeframe].manifest["statistics"]
+    mean, std = (np.array([statistics[kind][column] for column in features.columns]) for kind in ("mean", "std"))
+    raw = raw_features(bars, features)
+    values = np.empty(raw.shape, np.float32)
+    kernels.normalise(raw, mean, std, 0, values, np.zeros_like(mean), np.zeros_like(mean))
+    return {"close_time": bars.close_time, "close": bars.ohlc[:, 3], "values": values}
+
+
+def _features(evidence: Evidence, timeframe: str) -> FeatureSet:
+    return feature_set(evidence.streams[timeframe].manifest["feature_set"])
+
+
+def _pieces(evidence: Evidence, timeframe: str, start: int, stop: int) -> Iterator[Block]:
+    """Rows [start, stop) of a series, shard by shard, as they are mapped."""
+    for entry in evidence.bars[timeframe].entries:
+        whole = Block(*(evidence.array(entry, name) for name in _NAMES))
+        yield _cut(whole, max(start, 0), max(stop, 0))
+        start, stop = start - len(whole.ohlc), stop - len(whole.ohlc)
+
+
+_NAMES = ("open_time", "close_time", "ohlc")
+_NONE = Block(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
+
+
+def _cut(bars: Block, start: int, stop: int) -> Block:
+    return Block(*(getattr(bars, name)[start:stop] for name in _NAMES))
+
+
+def _joined(blocks: Iterable[Block]) -> Block:
+    parts = [_NONE, *blocks]
+    return Block(*(np.concatenate([getattr(one, name) for one in parts]) for name in _NAMES))
+
+
+def _difference(array: str, stored: NDArray[Any], made: NDArray[Any], columns: tuple[str, ...]) -> str:
+    """Words for the first row in which two pieces of an array differ."""
+    if stored.shape != made.shape:
+        return f"its {array} has {len(made)} rows, not {len(stored)}"
+    wrong = (stored != made) & ~((stored != stored) & (made != made))
+    if not wrong.any():
+        return f"its {array} differs in a sign of zero or a kind of NaN"
+    at = np.argwhere(wrong)[0]
+    bar = "its last bar" if at[0] == len(stored) - 1 else f"its bar {at[0] + 1} of {len(stored)}"
+    name = columns[at[1]] if array == "values" else array
+    then, now = (format_time(x[tuple(at)]) if array == "close_time" else f"{x[tuple(at)]:.6g}" for x in (stored, made))
+    return f"{name} of {bar} is {now} in place of {then}"

@@ -1,0 +1,146 @@
+"""What a build would do, and why: the state of every source file and of every entry of a plan. Nothing is changed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.explain import nearest
+from cache.reader import Entry, StoreError, entry_exists, open_entry, read_ref
+from pipeline.plan import Node, Plan, Sources
+
+Paths = dict[str, dict[str, str]]  # MD5 by timeframe and path
+UNCHANGED, CHANGED = "unchanged", "content changed"
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A source file against the last build under this name."""
+
+    timeframe: str
+    path: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`hit`, `build`, or `stale source`: an entry to be built anew because the content of a source file changed."""
+
+    node: Node
+    state: str
+    reasons: tuple[str, ...] = ()
+    nearest: str | None = None  # key of the entry that the reasons compare with
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that a build finds before it works. `changes` compares the recipe with that of the last build."""
+
+    files: tuple[FileState, ...]
+    changes: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def hits(self) -> dict[str, Node]:
+        """Nodes whose entry is there, by key."""
+        return {one.node.components.key: one.node for one in self.verdicts if one.state == "hit"}
+
+    @property
+    def missing(self) -> list[Node]:
+        """Nodes to build."""
+        return [one.node for one in self.verdicts if one.state != "hit"]
+
+
+def explain(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
+    """Look up every entry of a plan, and for those that are missing what is nearest to them."""
+    last: dict[str, Any] | None = None
+    with suppress(StoreError):
+        last = read_ref(store, plan.recipe.name)
+    files = tuple(_file_states(sources, data_dir, last["sources"])) if last else ()
+    differ = plan.recipe.differs_from(last["recipe"]) if last else ()
+    changes = tuple(f"{field} {old} → {new}" for field, old, new in differ)
+    return Explanation(files, changes, tuple(_verdicts(plan, files, data_dir, store)))
+
+
+def in_short(explanation: Explanation) -> Iterator[str]:
+    """Lines for people: what has changed since the last build, and what is to be built."""
+    told = [f"{file.path}: {file.state}" for file in explanation.files if file.state != UNCHANGED]
+    yield from (f"  {line}" for line in _first(told, 5))
+    yield from (f"  changed since the last build: {change}" for change in explanation.changes)
+    missing, total = explanation.missing, len(explanation.verdicts)
+    if explanation.hits and missing:
+        yield f"  {total - len(missing)} of {total} entries are in the store; to build:"
+        yield from (f"    {line}" for line in _first([node.label for node in missing], 8))
+
+
+def source_paths(sources: Sources, data_dir: Path) -> Paths:
+    """The source files as a ref keeps them: {timeframe: {path: MD5}}, paths relative to `data_dir`."""
+    paths: Paths = {}
+    for of_symbol in sources.values():
+        for timeframe, files in of_symbol.items():
+            paths.setdefault(timeframe, {}).update((os.path.relpath(f.path, data_dir), f.md5) for f in files)
+    return paths
+
+
+def _file_states(sources: Sources, data_dir: Path, before: Paths) -> Iterator[FileState]:
+    now = source_paths(sources, data_dir)
+    touched = {
+        os.path.relpath(f.path, data_dir) for s in sources.values() for files in s.values() for f in files if f.touched
+    }
+    for timeframe, files in now.items():
+        old = before.get(timeframe, {})
+        gone = {md5: path for path, md5 in old.items() if path not in files}
+        for path, md5 in files.items():
+            if old.get(path) == md5:
+                state = "touched only, a hit" if path in touched else UNCHANGED
+            elif path in old:
+                state = CHANGED
+            elif md5 in gone:
+                state = f"renamed from {gone.pop(md5)}, a hit"
+            else:
+                state = "new file"
+            yield FileState(timeframe, path, state)
+        for path in gone.values():
+            if path not in files:
+                yield FileState(timeframe, path, "no longer there")
+
+
+def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: Path) -> Iterator[Verdict]:
+    changed = {file.path for file in files if file.state == CHANGED}
+    stages: dict[str, list[Entry]] = {}
+    states: dict[str, str] = {}
+    for node in plan.nodes:
+        components = node.components
+        if entry_exists(store, components.stage, components.key):
+            states[components.key] = "hit"
+            yield Verdict(node, "hit")
+            continue
+        if components.stage not in stages:
+            stages[components.stage] = list(_entries(store, components.stage))
+        found = nearest(components, stages[components.stage])
+        reasons = found[1] if found else [f"the store holds no {_kind(node)} yet"]
+        stale = any(states.get(key) == "stale source" for key in node.needs)
+        if node.file and os.path.relpath(node.file.path, data_dir) in changed:
+            stale, reasons = True, [f"the content of {node.file.path.name} changed"]
+        states[components.key] = "stale source" if stale else "build"
+        yield Verdict(node, states[components.key], tuple(reasons), found[0].key if found else None)
+
+
+def _entries(store: Path, stage: str) -> Iterator[Entry]:
+    """All whole entries of a stage, the newest first."""
+    found = []
+    for path in (store / stage).glob("[!.]*"):
+        with suppress(StoreError):
+            found.append(open_entry(store, stage, path.name))
+    yield from sorted(found, key=lambda entry: str(entry.manifest["built"]["at"]), reverse=True)
+
+
+def _kind(node: Node) -> str:
+    stage = node.components.stage
+    return f"{stage} of {node.timeframe}" if node.timeframe else stage
+
+
+def _first(lines: list[str], count: int) -> list[str]:
+    return lines if len(lines) <= count else [*lines[: count - 1], f"… and {len(lines) - count + 1} more"]

@@ -1,0 +1,103 @@
+"""Which files a recipe's `files` values mean."""
+
+import glob
+import re
+import stat
+from pathlib import Path
+
+from configs.errors import UserError
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".feather", ".arrow")
+_SYMBOL = "{symbol}"
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class SourceError(UserError):
+    """A fault in a source file."""
+
+
+def find_files(data_dir: Path, pattern: str) -> list[Path]:
+    """The files that a recipe's `files` value means: a file, a directory of them, or a glob. Sorted by name.
+
+    Of a directory, the files named as parquet, Arrow or text are taken (`SUFFIXES`). Raises SourceError when there is
+    none, and for what is no regular file.
+    """
+    path = data_dir / pattern
+    found = [path] if path.is_file() else _expanded(_matches(data_dir, pattern))
+    if not found:
+        raise SourceError(f"{path}: no such file, directory or pattern; --data-dir says where the recipe's paths begin")
+    return found
+
+
+def find_by_symbol(data_dir: Path, pattern: str) -> dict[str, list[Path]]:
+    """The files of every symbol, for a pattern such as `{symbol}/m1.parquet` or `{symbol}_m1_*.csv`.
+
+    `{symbol}` stands once in it, for any text but `/`; the rest is as for `find_files`. Symbols and their files are
+    sorted. Raises SourceError when nothing matches, and for what is no regular file.
+    """
+    path = data_dir / pattern
+    if pattern.count(_SYMBOL) != 1:
+        raise SourceError(f"{path}: {_SYMBOL} must stand in it once")
+    parts = pattern.split("/")
+    at = next(i for i, part in enumerate(parts) if _SYMBOL in part)
+    named = re.compile("(.+?)".join(map(_as_regex, parts[at].split(_SYMBOL))))
+    found: dict[str, list[Path]] = {}
+    for match in _matches(data_dir, "/".join([*parts[:at], parts[at].replace(_SYMBOL, "*")])):
+        symbol = named.fullmatch(match.name)
+        rest = "/".join(parts[at + 1 :])
+        if symbol and (matches := [match] if not rest else _matches(match, rest) if match.is_dir() else []):
+            found.setdefault(symbol[1], []).extend(_expanded(matches))
+    if not found:
+        raise SourceError(
+            f"{path}: nothing matches, where {_SYMBOL} stands for any text but /; --data-dir says where the recipe's "
+            "paths begin"
+        )
+    return {symbol: sorted(found[symbol]) for symbol in sorted(found)}
+
+
+def check_regular(path: Path) -> None:
+    """Raise SourceError for a directory, pipe, device or dangling link, and OSError for what does not exist."""
+    if path.is_symlink() and not path.exists():
+        raise SourceError(f"{path}: a symbolic link to {path.readlink()}, which does not exist; mend or remove it")
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((kind for test, kind in _KINDS if test(mode)), "something special")
+        raise SourceError(f"{path}: {kind}, not a regular file; let data.source.files match files only")
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    return [
+        root / match
+        for match in glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute ones
+    ]
+
+
+def _expanded(matches: list[Path]) -> list[Path]:
+    """The one directory that was meant by its files, or the files themselves; sorted, and all of them regular."""
+    if len(matches) == 1 and matches[0].is_dir():
+        (folder,) = matches
+        matches = [
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        ]
+        if not matches:
+            *others, last = (f"*{suffix}" for suffix in SUFFIXES)
+            raise SourceError(f"{folder}: there is no {', '.join(others)} or {last} in this directory")
+    for path in matches:
+        check_regular(path)
+    return sorted(matches)
+
+
+def _as_regex(part: str) -> str:
+    """What a piece of one component of a glob matches, as a regular expression."""
+    pieces = re.split(r"(\*+|\?|\[[^]]+\])", part)
+    wild = {"*": ".*?", "?": "."}
+    return "".join(
+        (wild.get(piece[0]) or piece.replace("[!", "[^", 1)) if odd else re.escape(piece)
+        for odd, piece in ((i % 2, piece) for i, piece in enumerate(pieces))
+    )

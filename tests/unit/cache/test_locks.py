@@ -1,0 +1,121 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cache.contents import is_held, is_locked, lock_path
+from cache.keys import Components
+from cache.locks import building, entry_lock, removing
+from cache.reader import StoreError
+
+ROOT = Path(__file__).parents[3]
+COMPONENTS = Components("bars", 1, {}, {})
+HOLDER = """
+import sys
+from pathlib import Path
+from cache.keys import Components
+from cache.locks import building, entry_lock, removing
+
+how = {"building": building, "removing": removing, "entry": lambda s: entry_lock(s, Components("bars", 1, {}, {}))}
+print("ready", flush=True)
+with how[sys.argv[2]](Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("done", flush=True)
+"""
+
+
+@contextmanager
+def holder(store: Path, how: str, wait: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a lock until it is sent a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert said(process) == "ready"
+        if wait:
+            assert said(process) == "held"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_builders_share_a_store(tmp_path: Path):
+    with holder(tmp_path, "building"), holder(tmp_path, "building"), building(tmp_path):
+        pass
+
+
+def test_nothing_is_removed_while_anyone_builds(tmp_path: Path):
+    with holder(tmp_path, "building"):
+        with pytest.raises(StoreError) as caught, removing(tmp_path):
+            pytest.fail("removed beside a builder")
+        assert str(caught.value) == (
+            f"{tmp_path}: a build is running, and nothing is removed meanwhile; try again after it"
+        )
+    with removing(tmp_path):
+        pass
+
+
+def test_a_builder_waits_while_something_is_removed(tmp_path: Path):
+    with removing(tmp_path), holder(tmp_path, "building", wait=False) as process:
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.kill()
+        assert process.communicate()[0] == ""  # it never held the lock
+    with holder(tmp_path, "removing") as remover, holder(tmp_path, "building", wait=False) as builder:
+        out, _ = remover.communicate("go on\n", timeout=20)
+        assert out == "done\n"
+        assert said(builder) == "held"
+
+
+def test_two_do_not_remove_at_once(tmp_path: Path):
+    with holder(tmp_path, "removing"), pytest.raises(StoreError), removing(tmp_path):
+        pytest.fail("removed beside another")
+
+
+def test_the_lock_of_a_killed_builder_is_free(tmp_path: Path):
+    with holder(tmp_path, "building") as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        with removing(tmp_path):
+            pass
+
+
+def test_a_failure_releases_the_lock(tmp_path: Path):
+    for how in (building, removing):
+        with pytest.raises(ZeroDivisionError), how(tmp_path):
+            raise ZeroDivisionError
+    with removing(tmp_path):
+        pass
+
+
+def test_who_builds_an_entry_can_be_seen(tmp_path: Path):
+    one = ("bars", COMPONENTS.key)
+    assert not is_locked(tmp_path, one)  # no file
+    assert not lock_path(tmp_path, one).exists()  # and looking makes none
+    with holder(tmp_path, "entry") as process:
+        assert is_locked(tmp_path, one)
+        process.kill()
+        process.wait(10)
+        assert lock_path(tmp_path, one).exists()
+        assert not is_locked(tmp_path, one)
+    with entry_lock(tmp_path, COMPONENTS) as wanted:  # looking has not taken it
+        assert wanted
+        assert is_held(lock_path(tmp_path, one))

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.bars import Block
+from pipeline.plausible import is_currency_pair, warnings
+from pipeline.series import BarSeries
+from pipeline.simulate import simulate_bars
+from tests.unit.pipeline.making import DAY, HOUR, MINUTE, store_bars
+
+BARS = Path(__file__).parents[3].parent / "shared" / "data" / "bars"
+real = pytest.mark.skipif(not BARS.is_dir(), reason=f"{BARS} is not there")
+PRICES = ["open", "high", "low", "close"]
+
+
+@pytest.mark.parametrize(
+    "name", ["AUDUSD", "EUR/USD", "usdcad", "usdcad_m1", "FX.EURUSD", "oanda-EUR_USD", "EURUSDm", "gbp-jpy", "USD JPY"]
+)
+def test_currency_pairs(name: str):
+    assert is_currency_pair(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["XAGUSD", "xau/usd", "SSE", "BTCUSD", "binance-BTC", "EURUSDT", "USDCUSD", "BUSDUSD", "USDUSD", "demo", "EUR", ""],
+)
+def test_no_currency_pairs(name: str):
+    assert not is_currency_pair(name)
+
+
+def stored(folder: Path, opened: np.ndarray, length: int = MINUTE) -> BarSeries:
+    """Bars in the store, of prices that nobody looks at."""
+    return store_bars(folder, Block(opened, opened + length, np.ones((len(opened), 4))))
+
+
+def week_minutes(
+    weeks: int, late_hours: float, first: str = "2024-01-07", zone: str = "America/New_York"
+) -> np.ndarray:
+    """Open times of all minutes from Sunday 17:00 to Friday 17:00 in a zone, shifted."""
+    starts = pd.date_range(f"{first} 17:00", periods=weeks, freq="7D", tz=zone).as_unit("ns").asi8
+    return (starts[:, None] + MINUTE * np.arange(7200)).ravel() + round(late_hours * HOUR)
+
+
+@pytest.mark.parametrize("late", [-12, -9, -5, -1, 1, 2, 7, 12])
+@pytest.mark.parametrize("first", ["2024-01-07", "2024-06-02", "2024-03-03"])
+def test_a_week_that_begins_and_ends_at_another_hour_is_told(tmp_path: Path, late: int, first: str):
+    (text,) = warnings("EURUSD", stored(tmp_path, week_minutes(5, late, first)))
+    bars = 60 * abs(late) - 30
+    assert text.startswith(
+        f"EURUSD: {4 * bars:,} bars lie where the currency market is closed, between Friday 17:00 and Sunday 17:00 New "
+        "York, in 4 of 4 weekends: the earliest reopening is on "
+    )
+    hours = f"{abs(late)} hour{'s' * (abs(late) > 1)} too {'late' if late > 0 else 'early'}"
+    assert f"The time stamps seem to be {hours}. Correct data.source.timezone or the stamps: New York times" in text
+    begins = pd.Timestamp("2024-01-07 17:00") + pd.Timedelta(hours=late)
+    ends = pd.Timestamp("2024-01-05 17:00") + pd.Timedelta(hours=late)
+    assert f"reopening is on {begins:%A at %H:%M} there, the latest close on {ends:%A at %H:%M}. The" in text
+
+
+@pytest.mark.parametrize("late", [0, 0.4, -0.4])
+def test_half_an_hour_is_no_reason_to_warn(tmp_path: Path, late: float):
+    assert warnings("EURUSD", stored(tmp_path, week_minutes(30, late))) == []
+
+
+def test_names_decide_and_so_does_the_length_of_bars(tmp_path: Path):
+    opened = week_minutes(5, 3)
+    assert warnings("XAUUSD", stored(tmp_path / "a", opened)) == []
+    assert len(warnings("EURUSD", stored(tmp_path / "b", opened[::60], HOUR))) == 1
+    assert warnings("EURUSD", stored(tmp_path / "c", opened[::240], 4 * HOUR)) == []
+    days = np.arange(19_730, 19_800) * DAY  # every UTC day, Sundays too
+    assert warnings("EURUSD", stored(tmp_path / "d", days, DAY)) == []
+
+
+def test_fixed_offsets_are_told_when_they_are_wrong_half_the_year(tmp_path: Path):
+    """New York's wall clock plus five hours: right in winter, an hour late in summer."""
+    local = pd.DatetimeIndex(week_minutes(52, 0), tz="UTC").tz_convert("America/New_York").tz_localize(None)
+    (text,) = warnings("EURUSD", stored(tmp_path / "year", (local + pd.Timedelta(hours=5)).as_unit("ns").asi8))
+    summer = [
+        one for one in pd.date_range("2024-01-12 17:00", periods=51, freq="7D", tz="America/New_York") if one.dst()
+    ]
+    assert f"in {len(summer)} of 51 weekends" in text
+    assert "seem to be 1 hour too late" in text
+    winter = local[: 10 * 7200]
+    assert warnings("EURUSD", stored(tmp_path / "winter", (winter + pd.Timedelta(hours=5)).as_unit("ns").asi8)) == []
+
+
+@pytest.mark.parametrize(("inside", "told"), [(3, False), (4, True), (5, True), (8, True)])
+def test_it_takes_half_of_the_weekends(tmp_path: Path, inside: int, told: bool):
+    extra = [week_minutes(1, 0, "2024-01-07")[-1] + (31 + 7 * 1440 * week) * MINUTE for week in range(inside)]
+    opened = np.sort(np.concatenate([week_minutes(9, 0), extra]))
+    assert bool(warnings("EURUSD", stored(tmp_path, opened))) == told
+
+
+def test_one_weekend_must_do_where_there_is_one(tmp_path: Path):
+    assert len(warnings("EURUSD", stored(tmp_path / "two", week_minutes(2, 1)))) == 1
+    assert warnings("EURUSD", stored(tmp_path / "one", week_minutes(1, 1))) == []
+
+
+def test_what_no_shift_puts_right_is_told_as_such(tmp_path: Path):
+    (text,) = warnings("EURUSD", stored(tmp_path, np.arange(1_704_672_000, 1_707_000_000, 60) * 10**9))
+    assert text.endswith(
+        "No whole number of hours puts that right; are these quotes of another market, or filled gaps?"
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_simulated_currencies_pass(tmp_path: Path, seed: int):
+    simulate_bars(tmp_path / "bars.parquet", 60_000, seed, lambda written: None)
+    opened = ns(pd.read_parquet(tmp_path / "bars.parquet")["timestamp"])
+    assert warnings("EURUSD", stored(tmp_path / "honest", opened)) == []
+    assert "1 hour too late" in warnings("EURUSD", stored(tmp_path / "late", opened + HOUR))[0]
+
+
+def ns(times: pd.Series) -> np.ndarray:
+    return times.astype("datetime64[ns, UTC]").astype("int64").to_numpy()
+
+
+@real
+@pytest.mark.parametrize("name", ["audusd", "usdcad"])
+def test_real_pairs_an_hour_off_in_summer(tmp_path: Path, name: str):
+    opened = ns(pd.read_parquet(BARS / f"{name}_m1.parquet")["timestamp"])
+    (text,) = warnings(name.upper(), stored(tmp_path / "as_is", opened))
+    assert "The time stamps seem to be 1 hour too late." in text
+    assert warnings(name.upper(), stored(tmp_path / "back", opened - HOUR)) == []
+
+
+@real
+def test_real_bars_of_other_markets_pass(tmp_path: Path):
+    silver = pd.to_datetime(pd.read_csv(BARS / "xagusd_h1.csv", sep="\t")["Time"], utc=True)
+    assert warnings("XAGUSD", stored(tmp_path / "silver", ns(silver), HOUR)) == []
+    assert warnings("EURUSD", stored(tmp_path / "fx", ns(silver), HOUR)) == []  # true UTC, and the same week
+    sse = pd.read_parquet(BARS / "sse_composite_m1.parquet")["timestamp"]
+    assert warnings("SSE", stored(tmp_path / "sse", ns(sse) - MINUTE)) == []
+    crypto = pd.read_parquet(BARS / "crypto_h1_venues.parquet")
+    for (venue, coin), frame in crypto.groupby(["venue", "coin"]):
+        opened = np.unique(ns(pd.to_datetime(frame["timestamp"], utc=True)))
+        assert warnings(f"{venue}-{coin}", stored(tmp_path / f"{venue}-{coin}", opened, HOUR)) == []
