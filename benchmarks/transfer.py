@@ -1,5 +1,4 @@
-"""Packing a dataset for transport: configs/sse.yaml on the Shanghai bars in --data, or without --data seven timeframes of
-simulated bars.
+"""Packing a dataset for transport: configs/sse.yaml on the Shanghai bars in --data, or else simulated bars.
 
 Codecs, in memory: blocks of 65,536 rows of every array are packed and unpacked by one thread and by two.
 

@@ -68,17 +68,29 @@ def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> I
 def _check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     for warning in manifest.get("warnings", ()):
         yield f"  warning     {warning}"
-    for name, found in manifest.get("consistency", {}).items():
-        yield f"  consistency {name}: {_in_words(found)}"
+    yield from _consistency_lines(manifest.get("consistency", {}))
     if "certificate" in manifest:
         certificate = manifest["certificate"]
         drawn = [f"{name} {certificate[name]}" for name in ("samples", "seed") if name in certificate]
         verdict = "passed" if certificate["passed"] else "FAILED"
         yield f"  certificate {verdict}{', ' * bool(drawn)}{', '.join(drawn)}"
         for name, check in certificate["checks"].items():
-            detail = f": {check['detail']}" if check.get("detail") else ""
-            state = "passed" if check.get("passed") else "FAILED"
-            yield f"    {state}  {name}, {check.get('checked', 0):,} checked{detail}"
+            detail = check.get("detail") or f"{check.get('checked', 0):,} checked"
+            yield f"    {'passed' if check.get('passed') else 'FAILED'}  {name}: {detail}"
+
+
+def _consistency_lines(reports: Mapping[str, Any]) -> Iterator[str]:
+    """Bars that were given against those made of the base, by symbol and timeframe; where all agree, a count."""
+    agree = differ = 0
+    for symbol, of_symbol in reports.items():
+        for timeframe, report in of_symbol.items():
+            apart = {name: report[name] for name in ("different", "only_given", "only_derived") if report.get(name)}
+            agree, differ = agree + (not apart), differ + bool(apart)
+            if apart:
+                words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in apart.items())
+                yield f"  consistency {symbol} {timeframe}: {report.get('equal', 0):,} given bars equal, {words}"
+    if agree:
+        yield f"  consistency given bars are what the base makes of them: {agree} of {agree + differ} timeframes"
 
 
 def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: Path) -> Iterator[str]:
@@ -96,9 +108,11 @@ def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: 
     for bars in _bars(entries.windows, store):
         described = _described(bars)
         yield f"  bars of {described['origin']}"
-        for name in ("recognised", "repaired"):
-            if described[name]:
-                yield f"    {name} {_in_words(described[name])}"
+        if described["recognised"]:
+            columns = (f"{name}: {_in_words(column)}" for name, column in described["recognised"].items())
+            yield f"    recognised {', '.join(columns)}"
+        if described["repaired"]:
+            yield f"    repaired {_in_words(described['repaired'])}"
         yield from (f"    {remark}" for remark in described["remarks"])
 
 

@@ -40,7 +40,6 @@ def certify(
     splits: Mapping[str, Any],
     samples: int,
     seed: int,
-    refit_rows: int | None = None,
     advance: Callable[[int], object] = lambda windows: None,
 ) -> Certificate:
     """Prove a dataset, published or about to be: {"passed", "samples", "seed", "checks": {name: {"passed", …}}}.
@@ -51,8 +50,6 @@ def certify(
         splits: {"train": {"until", "windows": {symbol: [0, a]}}, "val": {"from", "windows": {symbol: [b, n]}}}.
         samples: about how many windows to make again; the first and the last of every part are among them.
         seed: decides which, and what stands in for their future.
-        refit_rows: refit the statistics of the shortest streams, up to so many rows in all; None: of all. The
-            certificate says how many were refitted.
         advance: hears of every window that has been made again.
 
     Nothing is raised for what does not pass. Entries that are missing or damaged raise StoreError.
@@ -62,7 +59,7 @@ def certify(
     cutoff = start - duration_ns(recipe.split.embargo)
     moments = draw_moments(recipe, symbols, splits, samples, rng)
     with ThreadPoolExecutor(1) as beside:
-        statistics = beside.submit(check_statistics, symbols, cutoff, refit_rows)
+        statistics = beside.submit(check_statistics, symbols, cutoff)
         findings = {
             "completion": check_completion(recipe, symbols),
             "purge": check_purge(recipe, symbols, splits, start),
@@ -105,7 +102,7 @@ def evidence_of(dataset: Dataset, store: Path) -> dict[str, Evidence]:
 def certify_dataset(
     dataset: Dataset, store: Path, samples: int, seed: int, advance: Callable[[int], object] = lambda windows: None
 ) -> Certificate:
-    """The certificate of a published dataset, with all statistics refitted. Raises StoreError."""
+    """The certificate of a published dataset. Raises StoreError."""
     recipe = Recipe.model_validate(dataset.entry.manifest["recipe"])
     return certify(recipe, evidence_of(dataset, store), dataset.splits, samples, seed, advance=advance)
 

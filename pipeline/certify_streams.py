@@ -46,19 +46,16 @@ class Beginning(BarSeries):
         return self.series.rows(name, start, min(stop, self.count))
 
 
-def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, refit_rows: int | None) -> Finding:
-    """Means and deviations come from the bars closed by the cut-off and from no others: fitted again, bit for bit.
-
-    With `refit_rows`, streams are refitted from the shortest on until so many rows are used up.
-    """
+def check_statistics(symbols: Mapping[str, Evidence], cutoff: int) -> Finding:
+    """Means and deviations come from the bars closed by the cut-off and from no others: fitted again, bit for bit."""
     found = Finding()
     streams = {
         stream.key: (evidence.count_by(name, "close_time", cutoff), f"{symbol} {name}", stream, evidence.bars[name])
         for symbol, evidence in symbols.items()
         for name, stream in evidence.streams.items()
     }
-    left, closed = refit_rows, f"by {format_time(cutoff)}"
-    for rows, where, stream, bars in sorted(streams.values(), key=lambda one: one[0]):
+    closed = f"by {format_time(cutoff)}"
+    for rows, where, stream, bars in streams.values():
         stored = stream.manifest["statistics"]
         if stored["until"] > cutoff:
             found.faults.append(
@@ -69,20 +66,12 @@ def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, refit_rows: i
             found.faults.append(
                 f"{where}: mean and deviation stand on {stored['rows']:,} bars; {rows:,} closed {closed}"
             )
-        if left is not None:
-            if rows > left:
-                continue
-            left -= rows
         found.checked += 1
         found.faults += _refitted(where, stream, bars, rows, closed)
     found.detail = (
-        f"mean and standard deviation of {found.checked} of {len(streams)} streams fitted again on the bars closed by "
-        f"{format_time(cutoff)}, bit for bit the same"
+        f"mean and standard deviation of all {found.checked} streams fitted again on the bars closed {closed}, bit for "
+        "bit the same"
     )
-    if found.checked < len(streams):
-        found.detail += (
-            f"; of the other {len(streams) - found.checked}, the longest, only the number of bars was checked"
-        )
     return found
 
 

@@ -108,7 +108,7 @@ def _randomised_futures(recipe: Recipe, evidence: Evidence, t: int, rng: np.rand
     for name in recipe.timeframes:
         if not evidence.derived(name):
             known = evidence.count_by(name, "close_time", t)
-            after = _pieces(evidence, name, known + 99, known + 2 * longest // timeframe_ns(name) + 8)
+            after = _pieces(evidence, name, known, known + 2 * longest // timeframe_ns(name) + 8)
             futures[name] = [_randomised(piece, rng) for piece in after]
     return futures
 

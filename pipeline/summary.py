@@ -64,7 +64,7 @@ def _symbol(dataset: Dataset, symbol: str) -> Iterator[str]:
 
 def _symbols(dataset: Dataset) -> Iterator[str]:
     base = dataset.timeframes[0]
-    rows = [("symbol", f"{base} bars", "windows", "training", "purged", "validation")]
+    rows: list[tuple[str, ...]] = [("symbol", f"{base} bars", "windows", "training", "purged", "validation")]
     for symbol, entries in dataset.symbols.items():
         counts = [entries.streams[base].shape("values")[0], entries.windows.shape("time")[0], *_parts(dataset, symbol)]
         rows.append((symbol, *(f"{count:,}" for count in counts)))

@@ -118,7 +118,7 @@ def test_show_says_how_the_sources_were_understood(copied: Path, tmp_path: Path)
     lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
     at = lines.index("  bars of simfx_m1.parquet")
     assert lines[at + 1 : at + 5] == [
-        "    recognised time Date, open o",
+        "    recognised time: Date, open: o",
         "    repaired high 1,234, duplicate 1",
         "    times are read as integers in ms since 1970",
         "  bars of m5 derived from m1",
@@ -130,7 +130,12 @@ def test_show_says_how_the_sources_were_understood(copied: Path, tmp_path: Path)
 def test_show_says_what_was_checked(copied: Path, tmp_path: Path):
     found = {
         "warnings": ["the week does not reopen near Sunday 17:00 New York"],
-        "consistency": {"m5": {"compared": 5000, "equal": 4990}},
+        "consistency": {
+            "TEST": {
+                "m5": {"equal": 4990, "different": 10, "only_given": 0, "only_derived": 2},
+                "m15": {"equal": 1500, "different": 0, "only_given": 0, "only_derived": 0},
+            }
+        },
         "certificate": {
             "passed": False,
             "checks": {
@@ -148,11 +153,12 @@ def test_show_says_what_was_checked(copied: Path, tmp_path: Path):
     change_manifest(open_dataset(copied, "test").entry.path, lambda manifest: manifest.update(found))
     lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
     at = lines.index("  warning     the week does not reopen near Sunday 17:00 New York")
-    assert lines[at + 1 : at + 5] == [
-        "  consistency m5: compared 5,000, equal 4,990",
+    assert lines[at + 1 : at + 6] == [
+        "  consistency TEST m5: 4,990 given bars equal, 10 different, 2 only derived",
+        "  consistency given bars are what the base makes of them: 1 of 2 timeframes",
         "  certificate FAILED, samples 200, seed 7",
-        "    passed  lookahead, 1,200 checked",
-        "    FAILED  purge, 3 checked: window 7 of TEST reaches into validation",
+        "    passed  lookahead: 1,200 checked",
+        "    FAILED  purge: window 7 of TEST reaches into validation",
     ]
     shown = json.loads(output("show", "test", "--store", copied, "--json", cwd=tmp_path))
     assert {name: shown[name] for name in CHECKS} == found
@@ -412,8 +418,8 @@ def test_prune_stops_at_a_damaged_ref(copied: Path, tmp_path: Path):
     flip(path, 100)
     assert failure("prune", "--unreferenced", "--yes", "--store", copied, cwd=tmp_path) == (
         f"\nerror: {path}: damaged, it is not as it was written. Run bin/build-cache again to remake it; nothing "
-        "else is lost.\nNothing is removed while it is unknown what that dataset needs. Build it again, or let it go: delete "
-        f"{path}\n"
+        "else is lost.\nNothing is removed while it is unknown what that dataset needs. Build it again, or let it go: "
+        f"delete {path}\n"
     )
     assert len(list(entry_ids(copied))) == 8
 

@@ -1,6 +1,7 @@
 """Every honest dataset gets its certificate, and every leak that is planted loses it, by the right check."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from configs.errors import UserError
 from configs.loader import load_config
-from pipeline import align, certify_windows, dataset, execute, split
+from pipeline import align, certify_streams, certify_windows, dataset, execute, split
 from pipeline.bars import Block
 from pipeline.build import build
 from pipeline.certify import CHECKS, certify_dataset
@@ -212,7 +213,8 @@ def fit_on_everything_and_lie(patch: pytest.MonkeyPatch) -> None:
     def normalise(bars, features, statistics, where):
         return scale(bars, features, replace(statistics, rows=len(bars)), where)
 
-    patch.setattr(execute, "fit_statistics", fit)
+    for module in (execute, certify_streams):
+        patch.setattr(module, "fit_statistics", fit)
     patch.setattr(execute, "normalised", normalise)
 
 
@@ -353,7 +355,7 @@ LEAKS: dict[str, tuple[Callable, set[str], set[str], str]] = {
         {"completion"},
         "counts as over although its time is not",
     ),
-    "one bar too many": (one_too_many, {"completion", *WINDOWS}, {"completion", *WINDOWS}, "TEST h1 at 2024-01-"),
+    "one bar too many": (one_too_many, {"completion", *WINDOWS}, {"completion", *WINDOWS}, "it ends with bar number"),
     "one bar too many, once": (
         one_too_many_once,
         {"completion"},
@@ -405,6 +407,16 @@ def test_the_planted_leaks_touch_nothing_else(raw: Path, tmp_path: Path, monkeyp
             made = built(make_recipe(*SETTINGS), raw, tmp_path / name)
         found = verdicts(certify_dataset(made, tmp_path / name, 20, 0))
         assert {check for check, passed in found.items() if not passed} == expected
+
+
+def test_the_next_bar_shows_in_its_other_prices_too(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A feature that reads the bar after t is another one where that bar is another, not only where there is none."""
+    monkeypatch.setattr(dataset, "certify", certified_blindly)
+    use_the_next_bar(monkeypatch)
+    checks = certify_dataset(built(make_recipe(*SETTINGS), raw, tmp_path), tmp_path, 20, 0)["checks"]
+    cut_off, changed = (re.findall(r" is (\S+) in place of (\S+)", checks[name]["detail"]) for name in sorted(WINDOWS))
+    assert cut_off[0][1] == changed[0][1]
+    assert cut_off[0][0] != changed[0][0]
 
 
 @pytest.fixture(scope="module")

@@ -267,6 +267,21 @@ def test_damage_is_not_exported(built: Path, tmp_path: Path, place: float):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+def test_a_file_that_shrinks_meanwhile(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Path(shutil.copytree(built, tmp_path / "store"))
+    body = body_path(open_dataset(store, "test").symbols["TEST"].windows.path, "time", 1)
+    index_bytes = cache.transfer.index_bytes
+
+    def shrink(*arguments: Any) -> bytes:
+        body.write_bytes(body.read_bytes()[:3000])
+        return index_bytes(*arguments)
+
+    monkeypatch.setattr(cache.transfer, "index_bytes", shrink)
+    with pytest.raises(StoreError, match=rf"{body}: damaged"):
+        export(store, tmp_path / "test.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_bars_that_are_gone_cannot_be_exported(built: Path, tmp_path: Path):
     store = Path(shutil.copytree(built, tmp_path / "store"))
     shutil.rmtree(store / "bars")

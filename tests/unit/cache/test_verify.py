@@ -115,6 +115,12 @@ def test_sizes_and_missing_files(copied: Path, dataset: Dataset):
     assert said(copied) == []
 
 
+def test_a_changed_manifest(copied: Path, dataset: Dataset):
+    file = dataset.entry.path / "zarr.json"
+    file.write_bytes(file.read_bytes().replace(b'"headstart": "0.1.0"', b'"headstart": "0.1.1"'))
+    assert said(copied) == [f"{file}: {CHANGED}; {REMAKE}"]
+
+
 def test_every_bit_of_metadata_counts(copied: Path, dataset: Dataset):
     """Not only what is said, but how it is written: `1e-07` and `1E-07` are the same to JSON."""
     stream = dataset.symbols["TEST"].streams["m5"].path

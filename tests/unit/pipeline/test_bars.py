@@ -216,8 +216,9 @@ def test_integers_that_change_their_unit_are_an_error(tmp_path: Path):
     )
 
 
-def test_an_index_that_claims_1970_yields_to_a_column_of_times(tmp_path: Path):
-    trap = frame().set_index(pd.to_datetime(np.arange(5)))  # integers that something took for nanoseconds
+@pytest.mark.parametrize("name", [None, "date", "Time"])
+def test_an_index_that_claims_1970_yields_to_a_column_of_times(tmp_path: Path, name: str | None):
+    trap = frame().set_index(pd.to_datetime(np.arange(5))).rename_axis(name)  # integers taken for nanoseconds
     bars, remarks = read(saved(tmp_path, trap, index=True))
     np.testing.assert_array_equal(bars.open_time, MONDAY + MINUTE * np.arange(5))
     assert remarks == ["the index of bars.parquet claims 1970; column timestamp is used instead"]
@@ -671,6 +672,21 @@ def test_points_are_whole_and_faults_show_them(tmp_path: Path):
         "column high, row 0: 1.5 is not a whole number of points, as data.source.points_per_unit says that prices are; "
         "leave it out"
     )
+    gaps = frame(open=[4, None, 4, 4, 4], high=5.0, low=3.0, close=[4.0, 4.0, None, 4.0, 4.0])
+    bars = joined(
+        read_bars(
+            saved(tmp_path, gaps),
+            make_source(points_per_unit=100, policy=policy(missing="drop")),
+            "m1",
+            {},
+            ReadLog(),
+        )
+    )
+    np.testing.assert_array_equal(bars.ohlc, [[0.04, 0.05, 0.03, 0.04]] * 3)
+    ohlc = np.full((5, 4), 7.0)
+    ohlc[1, 2] = np.nan
+    path = write_parquet(tmp_path / "nan.parquet", TIMES.as_unit("ns").asi8, ohlc)
+    assert fault_of(path, points_per_unit=100).startswith("column low, row 1: nan is not a finite number; ")
     whole = frame(open=4, high=5, low=-3, close=4)
     assert fault_of(saved(tmp_path, whole), points_per_unit=100).startswith("column low, row 0: -3 is not positive; ")
 

@@ -127,6 +127,11 @@ def slowly(rows: list[Row], policy: Policy) -> tuple[list[tuple[int, Row]], dict
 @given(st.one_of(TABLES, RISING), policies(), st.lists(st.integers(1, 6), min_size=1, max_size=4))
 @example([(0, 2.0, 3.0, 1.0, 2.5)] * 7, Policy.model_validate({**ERRORS, "duplicate": "keep_last"}), [2])
 @example([(0, 2.0, 3.0, 1.0, 2.5)] * 7, Policy.model_validate({**ERRORS, "duplicate": "keep_first"}), [2])
+@example(
+    [(label, 2.0, 3.0, 1.0, 2.5) for label in (9, 9, 0, 0)],
+    Policy.model_validate({**ERRORS, "duplicate": "keep_first", "unsorted": "sort"}),
+    [2],
+)
 def test_rows_are_kept_dropped_or_refused_as_a_slow_walk_does(rows: list[Row], policy: Policy, sizes: list[int]):
     expected, repairs, end = slowly(rows, policy)
     repaired: dict[str, dict[str, int]] = {}
@@ -170,6 +175,22 @@ def test_the_remedy_names_the_policy(fault: str):
         f"correct or remove the row, or set data.source.policy.{fault}=drop"
     )
     assert list(true_rows(blocks_of([bad[fault]], [1]), Policy.model_validate({**ERRORS, fault: "drop"}), {})) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "fault", "column"),
+    [
+        ((1, 3.1, 3.0, 1.0, 2.5), "high", 2),
+        ((1, 2.0, 3.0, 1.0, 3.1), "high", 2),
+        ((1, 0.9, 3.0, 1.0, 2.5), "low", 3),
+        ((1, 2.0, 3.0, 1.0, 0.9), "low", 3),
+        *(((1, *(2.0 if k != at else math.inf for k in range(4))), "not_finite", at + 1) for at in range(4)),
+        *(((1, *(2.0 if k != at else 0.0 for k in range(4))), "not_positive", at + 1) for at in range(4)),
+    ],
+)
+def test_each_price_is_compared_with_each(row: Row, fault: str, column: int):
+    refused = refusal([(0, 2.0, 3.0, 1.0, 2.5), row], ERRORS)
+    assert (refused.fault, refused.row, refused.column) == (fault, 1001, column)
 
 
 def refusal(rows: list[Row], policy: dict[str, str]) -> RowError:

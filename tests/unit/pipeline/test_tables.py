@@ -270,6 +270,17 @@ def test_damage_is_an_error_that_names_the_file_or_does_not_matter(tmp_path: Pat
             assert str(error).startswith(f"{path}: ")
 
 
+def test_a_damaged_place_of_text_is_an_error_rather_than_the_end_of_the_process(tmp_path: Path):
+    path = tmp_path / "bars"
+    pd.DataFrame({"note": ["seven77"] * 1000, "n": 1.0}).astype({"note": pd.ArrowDtype(pa.string())}).to_feather(
+        path, compression="uncompressed"
+    )
+    whole = path.read_bytes()
+    at = whole.index(np.arange(0, 700, 7, np.int32).tobytes())
+    path.write_bytes(whole[: at + 40] + b"\xff\xff\xff\x7f" + whole[at + 44 :])
+    assert fault_of(path).startswith("cannot be read beyond row 0 (")
+
+
 @pytest.mark.parametrize("kind", ["Arrow", "parquet"])
 def test_tables_without_rows_are_errors(tmp_path: Path, kind: str):
     WRITERS[kind](FRAME[:0], tmp_path / "bars")
