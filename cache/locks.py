@@ -38,12 +38,15 @@ def building(store: Path) -> Iterator[None]:
 
 @contextmanager
 def removing(store: Path) -> Iterator[None]:
-    """Remove from a store. Raises StoreError while anyone builds."""
+    """Remove from a store. Raises StoreError while anyone builds there, or reads all of it."""
     try:
         with _store_lock(store, fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError:
-        raise StoreError(f"{store}: a build is running, and nothing is removed meanwhile; try again after it") from None
+        raise StoreError(
+            f"{store}: in use: something is being built, imported or verified there. Nothing is removed meanwhile; try "
+            "again after it"
+        ) from None
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _array_fault(name: str, described: Any) -> str:
         sound = known and name.isidentifier()
         if sound and min((rows, *spec.columns)) > 0 and described["bytes"] == shard_bytes(rows, spec.row_bytes):
             return ""
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         pass
     return f"arrays.{name} is not an array as this format has them"
 

@@ -64,11 +64,13 @@ def _refuse_copies(files: Iterable[SourceFile]) -> None:
 
 def _symbols_of(file: SourceFile, columns: list[str], memo: Path) -> dict[str, dict[str, str]]:
     """The symbols in a file, {name: {column: value}}, remembered by the file's content."""
-    path = memo / f"{content_md5([file.md5, columns])}-symbols.json"
-    values = recall(path).get("symbols")
+    of = [file.md5, columns]
+    path = memo / f"{content_md5(of)}-symbols.json"
+    known = recall(path)
+    values = known.get("symbols") if known.get("of") == of else None
     if values is None:
         values = [list(one) for one in symbols_in(file.path, columns)]
-        remember(path, {"symbols": values})
+        remember(path, {"of": of, "symbols": values})
     named = {"-".join(one): dict(zip(columns, one, strict=True)) for one in values}
     if len(named) < len(values):
         raise SourceError(f"{file.path}: symbols in {columns} get the same name when joined by -; rename one of them")

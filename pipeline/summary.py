@@ -6,6 +6,7 @@ from cache.reader import Dataset, Entry
 from cache.tables import table
 from cache.timeframes import format_time
 from pipeline.build import Outcome
+from pipeline.columns import ROLES
 
 _DETAILED = 3  # symbols; more of them get a line each
 
@@ -37,7 +38,7 @@ def _sources(bars: Iterable[Entry]) -> Iterator[str]:
     for entry in bars:
         manifest = entry.manifest
         recognised = dict(manifest["recognised"])
-        columns = ", ".join(f"{role}: {column}" for role, column in recognised.items() if role != "format")
+        columns = ", ".join(f"{role} = {recognised[role]}" for role in ROLES)
         lines = [f"{recognised['format']}; {columns}", *manifest["remarks"]]
         understood.setdefault("; ".join(lines), []).append(manifest["origin"])
     for line, names in understood.items():

@@ -360,7 +360,8 @@ def test_nothing_is_removed_while_a_build_runs(damaged: tuple[Path, Path], tmp_p
         assert builder.stdout is not None
         assert builder.stdout.readline() == "held\n"
         assert failure(*arguments, "--store", store, cwd=tmp_path) == (
-            f"\nerror: {store}: a build is running, and nothing is removed meanwhile; try again after it\n"
+            f"\nerror: {store}: in use: something is being built, imported or verified there. "
+            "Nothing is removed meanwhile; try again after it\n"
         )
         assert "1 fault" in cache("verify", "--store", store, cwd=tmp_path).stderr  # looking is allowed
         assert "bars/" in output("prune", "--unreferenced", "--store", store, cwd=tmp_path)

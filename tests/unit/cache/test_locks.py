@@ -67,7 +67,8 @@ def test_nothing_is_removed_while_anyone_builds(tmp_path: Path):
         with pytest.raises(StoreError) as caught, removing(tmp_path):
             pytest.fail("removed beside a builder")
         assert str(caught.value) == (
-            f"{tmp_path}: a build is running, and nothing is removed meanwhile; try again after it"
+            f"{tmp_path}: in use: something is being built, imported or verified there. "
+            "Nothing is removed meanwhile; try again after it"
         )
     with removing(tmp_path):
         pass

@@ -192,7 +192,7 @@ ARRAY = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes
                 ("ohlc", {"shape": [5, 0]}),
                 ("ohlc", {"shape": [-5, 4]}),
                 ("ohlc", {"dtype": "float48"}),
-                ("ohlc", {"dtype": "O"}),  # would be unpickled
+                ("ohlc", {"dtype": "|O"}),  # would be unpickled
                 ("ohlc", {"dtype": "float64"}),
                 ("ohlc", {"dtype": ">f8"}),
                 ("ohlc", {"dims": ["time"]}),
