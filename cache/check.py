@@ -100,10 +100,10 @@ def check_memo(path: Path) -> Finding | None:
     """What the builder remembers of a source file."""
     memo, what = _record(path)
     if not what:
-        if "of" in memo:
-            name = f"{content_md5(memo['of'])}-symbols"
-        else:
+        if "file" in memo:
             name = hashlib.md5(str(memo["file"][0]).encode(), usedforsecurity=False).hexdigest()
+        else:
+            name = f"{content_md5(memo.get('of'))}-symbols"
         what = "" if name == path.stem else "it is of another source file"
     remedy = "harmless: builds do without it and write it again; bin/cache verify --repair removes it"
     return Finding(path, what, remedy, path) if what else None

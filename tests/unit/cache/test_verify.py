@@ -11,10 +11,10 @@ import pytest
 
 from cache.check import check_memo
 from cache.contents import Id, entry_ids
-from cache.keys import Components, fingerprint
+from cache.keys import Components
 from cache.layout import ArraySpec
 from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry
-from cache.seal import canonical_json, sealed
+from cache.seal import canonical_json, content_md5, sealed
 from cache.verify import check_content, check_metadata, incomplete, repair
 from cache.writer import EntryWriter
 from tests.unit.cache.making import change_manifest, flip, make, point
@@ -254,12 +254,15 @@ def test_memos(copied: Path, tmp_path: Path):
     assert said(copied) == [f"{moved}: it is of another source file; {HARMLESS}"]
 
 
-def test_memos_of_other_kinds(tmp_path: Path):
-    (tmp_path / "x").write_bytes(b"x")
-    fingerprint(tmp_path / "x", tmp_path / "sources")
-    other = tmp_path / "sources/other-symbols.json"
-    other.write_bytes(canonical_json(sealed({"symbols": [["A"]]})))
-    assert [check_memo(path) for path in (tmp_path / "sources").iterdir()] == [None, None]
+def test_a_memo_of_symbols_is_of_its_file(tmp_path: Path):
+    of, other = ["md5", ["venue"]], ["another", ["venue"]]
+    path = tmp_path / f"{content_md5(of)}-symbols.json"
+    path.write_bytes(canonical_json(sealed({"of": of, "symbols": [["A"]]})))
+    assert check_memo(path) is None
+    path.write_bytes(canonical_json(sealed({"of": other, "symbols": [["A"]]})))
+    found = check_memo(path)
+    assert found is not None
+    assert found.what == "it is of another source file"
 
 
 def test_only_what_a_dataset_needs(copied: Path, dataset: Dataset):
