@@ -265,6 +265,23 @@ def test_bars_that_overlap_are_of_another_timeframe(tmp_path: Path):
     )
 
 
+def test_days_that_overlap_are_found_though_they_are_24_hours_apart(tmp_path: Path):
+    days = pd.date_range("2024-11-01 21:00", periods=5, freq="24h", tz="UTC")  # 17:00 in New York, then 16:00
+    with pytest.raises(SourceError) as fault:
+        read(saved(tmp_path, frame(days)), "d", session=NEW_YORK)
+    assert "row 2: 2024-11-03T21:00:00 UTC begins before the bar in the row before has ended; are these d bars?" in str(
+        fault.value
+    )
+
+
+def test_days_are_compared_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.bars.BLOCK_ROWS", 2)
+    days = pd.DatetimeIndex(["2024-01-08", "2024-01-09", "2024-01-09 23:00", "2024-01-11", "2024-01-12"], tz="UTC")
+    with pytest.raises(SourceError) as fault:
+        read(saved(tmp_path, frame(days)), "d")
+    assert "row 2: 2024-01-09T23:00:00 UTC begins before the bar in the row before has ended; " in str(fault.value)
+
+
 @pytest.mark.parametrize("label", ["left", "right"])
 @pytest.mark.parametrize(
     ("around", "lengths"), [("2024-01-10", {24}), ("2024-03-10", {23, 24}), ("2024-11-03", {24, 25})]
@@ -643,6 +660,14 @@ def test_sorting_brings_no_bars_of_1970_to_the_front(tmp_path: Path):
         "column timestamp, row 3: 1970-01-01T00:05:00 UTC lies in 1970; whatever wrote the file took integers for "
         "nanoseconds. Name the column with the true times in data.source.columns.time"
     )
+
+
+def test_rows_are_named_as_they_are_numbered_where_values_are_missing(tmp_path: Path):
+    path = tmp_path / "bars.csv"
+    path.write_text("time,o,h,l,c\n2024-01-08,,3,1,2\n,2,3,1,2\n2024-01-10,2,3,1,2\n2024-01-11,x,3,1,2\nno,2,3,1,2\n")
+    assert fault_of(path).startswith("column time, row 4: 'no' is not a time written like '2024-01-08' in row 0; ")
+    path.write_text(path.read_text().replace("no", "2024-01-12"))
+    assert fault_of(path).startswith("column o, row 3: 'x' is not a number that float64 holds; ")
 
 
 # --- prices of other kinds

@@ -114,7 +114,9 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path):
         ("{symbol}/m1", {"GBPUSD": ["GBPUSD/m1/2023.parquet", "GBPUSD/m1/2024.parquet"], "a b": ["a b/m1/x.parquet"]}),
         ("{symbol}_h1_*.csv", {"C": ["C_h1_2023.csv", "C_h1_2024_h1_.csv"]}),
         ("spot-{symbol}/[mh]1.csv", {"D": ["spot-D/h1.csv", "spot-D/m1.csv"]}),
-        ("spot-{symbol}/[!h]1.csv", {"D": ["spot-D/m1.csv"]}),
+        ("spot-{symbol}/[!h]1.csv", {"D": ["spot-D/d1.csv", "spot-D/m1.csv"]}),
+        ("spot-D/{symbol}[!h].csv", {"d": ["spot-D/d1.csv"], "h": ["spot-D/h1.csv"], "m": ["spot-D/m1.csv"]}),
+        ("spot-D/{symbol}[!1-9].csv", {"q": ["spot-D/qh.csv"]}),
         ("**/{symbol}.feather", {"X": ["deep/1/X.feather", "deep/2/X.feather"], "Y": ["Y.feather"]}),
         ("deep/?/{symbol}.feather", {"X": ["deep/1/X.feather", "deep/2/X.feather"]}),
         ("{symbol}/**/y.tsv", {"deep2": ["deep2/a/b/y.tsv", "deep2/a/y.tsv"]}),
@@ -128,7 +130,15 @@ def test_symbols_are_what_stands_in_their_place(tmp_path: Path, pattern: str, ex
         touch(tmp_path, "EURUSD/m1.parquet", "AUDUSD/m1.parquet", "AUDUSD/h1.parquet", "A_m1.parquet")
         touch(tmp_path, "B_m1_m1_m1.parquet", "_m1.parquet", ".D_m1.parquet", "a b/m1/x.parquet", "x_m1.parquet.bak")
         touch(tmp_path, "GBPUSD/m1/2024.parquet", "GBPUSD/m1/2023.parquet", "GBPUSD/m1/.hidden.parquet")
-        touch(tmp_path, "C_h1_2024_h1_.csv", "C_h1_2023.csv", "spot-D/m1.csv", "spot-D/h1.csv", "spot-D/d.csv")
+        touch(
+            tmp_path,
+            "C_h1_2024_h1_.csv",
+            "C_h1_2023.csv",
+            "spot-D/m1.csv",
+            "spot-D/h1.csv",
+            "spot-D/d1.csv",
+            "spot-D/qh.csv",
+        )
         touch(tmp_path, "deep/1/X.feather", "deep/2/X.feather", "Y.feather", "deep2/a/b/y.tsv", "deep2/a/y.tsv")
     found = find_by_symbol(tmp_path, pattern)
     assert {symbol: [str(path.relative_to(tmp_path)) for path in paths] for symbol, paths in found.items()} == expected

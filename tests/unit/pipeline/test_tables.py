@@ -121,6 +121,11 @@ def test_damaged_metadata_of_pandas_is_no_index(tmp_path: Path, described: bytes
     assert open_table(tmp_path / "a.parquet").index == ()
 
 
+def test_rows_of_empty_fields_are_rows(tmp_path: Path):
+    table = open_table(written(tmp_path, "time\topen\n\t\n\t\n"))
+    assert [row for batch in table.batches(["open"], 10) for row in batch.to_pylist()] == [{"open": None}] * 2
+
+
 def archive(path: Path, *names: str) -> None:
     with zipfile.ZipFile(path, "w") as file:
         for name in names:
