@@ -2,8 +2,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("headstart", deadline=None)  # the machine may be busy with something else
+settings.load_profile("headstart")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

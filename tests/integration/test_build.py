@@ -185,7 +185,8 @@ def test_a_fault_ends_with_1_and_a_message_and_leaves_nothing_behind(tmp_path: P
     done = run(tmp_path / "store", tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith(
-        f"error: {path}: column low, row 150,000: -1.0 is not positive; correct or remove the row\n"
+        f"error: {path}: column low, row 150,000: -1.0 is not positive; correct or remove the row, or set "
+        "data.source.policy.not_positive=drop\n"
     )
     assert "Traceback" not in done.stderr
     assert leftovers(tmp_path / "store") == []

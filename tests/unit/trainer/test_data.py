@@ -123,7 +123,7 @@ def fingerprint(store: Path) -> dict[str, tuple[int, int, str]]:
             hashlib.md5(path.read_bytes()).hexdigest(),
         )
         for path in store.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != "uses.jsonl"
     }
 
 
