@@ -80,7 +80,7 @@ def make_ways(dataset: Dataset) -> tuple[dict[str, Way], int]:
         ]
         return [np.stack(windows) for windows in zip(*samples, strict=True)]
 
-    ways = {"gather": source.gather, "fresh": fresh, "fancy index": fancy}
+    ways = {"gather": lambda index: source.gather(index).x, "fresh": fresh, "fancy index": fancy}
     return ways | {"np.stack": stack, "torch.stack": torch_stack, "iloc": iloc, "loc": loc}, len(ends_WS)
 
 

@@ -66,6 +66,7 @@ def _inputs(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
             "content": "another file",
             "rows": "another symbol of the file",
             "bars": "other bars",
+            "base": "other base bars",
             "split": "other base bars decide where training ends",
         }
         for name in {**new, **old}:

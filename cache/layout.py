@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/2"
+FORMAT = "headstart/3"
 STAGES = ("bars", "streams", "windows", "datasets")
 CHUNK_ROWS = 65_536
 TIME_ATTRIBUTES = {

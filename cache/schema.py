@@ -185,6 +185,9 @@ def _streams(manifest: dict[str, Any]) -> Iterator[str]:
     for name in ("mean", "std"):
         if list(moments[name]) != features:
             yield f"statistics.{name} is not of the features"
+    children = manifest["arrays"].get("base_rows")
+    if children and (children["dtype"], children["shape"][1:]) != ("<i4", [2]):
+        yield "arrays.base_rows is not <i4 of two columns"
 
 
 def _windows(manifest: dict[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from cache.writer import EntryWriter
 from configs.errors import UserError
 from pipeline.align import Dropped, align, explain_empty
 from pipeline.bars import Block, ReadLog, read_bars
+from pipeline.children import base_rows
 from pipeline.dataset import describe_dataset
 from pipeline.derive import derive_bars
 from pipeline.features import feature_set, fit_statistics, normalised
@@ -108,6 +109,9 @@ def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
         close_time.append(bars.rows("close_time", start, stop))
         close.append(ohlc[:, 3])
         advance(len(block))
+    if node.timeframe != recipe.base:
+        base = BarSeries(store, node.components.inputs["base"])
+        entry.array(ArraySpec("base_rows", "<i4", ("time", "bound"), (2,))).append(base_rows(base, bars))
     entry.publish(
         timeframe=node.timeframe,
         nominal_length=timeframe_ns(str(node.timeframe)),

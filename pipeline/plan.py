@@ -10,7 +10,7 @@ from cache.recipe import Recipe
 from cache.timeframes import duration_ns, format_ns, format_time
 from pipeline.features import feature_set
 
-STAGE_VERSIONS = {"bars": 2, "streams": 2, "windows": 2, "datasets": 2}
+STAGE_VERSIONS = {"bars": 2, "streams": 3, "windows": 2, "datasets": 2}
 
 
 @dataclass(frozen=True)
@@ -112,22 +112,19 @@ def _symbol_nodes(
         if name not in given
     ]
     keys = {**given, **{str(node.timeframe): (node.components.key,) for node in derived}}
-    split = {"split": split_bars} if split_bars else {}
-    streams = {
-        name: Node(
-            _component("streams", _stream_fields(recipe, name), {"bars": keys[name], **split}),
-            (*keys[name], *split_bars),
-            symbol,
-            name,
-        )
-        for name in recipe.timeframes
-    }
-    inputs = {name: keys[name] for name in recipe.timeframes}
+    streams = {}
+    for name in recipe.timeframes:
+        inputs = {"bars": keys[name]}
+        inputs |= {"base": base} if name != recipe.base else {}
+        inputs |= {"split": tuple(split_bars)} if split_bars else {}
+        needs = tuple(key for some in inputs.values() for key in some)
+        streams[name] = Node(_component("streams", _stream_fields(recipe, name), inputs), needs, symbol, name)
+    shards = {name: keys[name] for name in recipe.timeframes}
     yield streams.pop(recipe.base)  # the longest work, and it waits for nothing but the base bars
     yield from derived
     yield Node(
-        _component("windows", _window_fields(recipe), inputs),
-        tuple(key for shard_keys in inputs.values() for key in shard_keys),
+        _component("windows", _window_fields(recipe), shards),
+        tuple(key for shard_keys in shards.values() for key in shard_keys),
         symbol,
     )
     yield from streams.values()

@@ -6,11 +6,33 @@ there; on the *host* a batch is copied out of the maps into reused buffers, pinn
 Shape suffixes: B batch, S streams, L bars, F features, W windows.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from cache.reader import Dataset, Entry
 from configs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows as the task wants them, on the device; all lists are by stream, the base first.
+
+    Attributes:
+        index: int64 [B], the windows' numbers.
+        x: float32 [B, L_j, F], normalised features.
+        rows: int32 [B, L_j, 2], which rows of the base stream lie in each bar, [first, past the last).
+        log_before: float64 [B], log close of the bar before the window (of the window's first where there is none).
+    """
+
+    index: Tensor
+    x: list[Tensor]
+    rows: list[Tensor]
+    log_before: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 class WindowSource:
@@ -41,43 +63,61 @@ class WindowSource:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         self.placement = "device" if needed < free // 2 else "host"
         self.reason = f"streams and windows take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of the GPU are free"
-        home = device if self.placement == "device" else torch.device("cpu")
-        self._ends_WS = _map(entries.windows, "ends").to(home)
-        self._values = [_map(entry, "values").to(home) for entry in streams]
-        # view j is [T_j − L_j + 1, L_j, F]: row s is the L_j bars from s on, all sharing the stream's memory
-        self._views = [
-            values.as_strided(
-                (len(values) - length + 1, length, self.n_features), (self.n_features, self.n_features, 1)
-            )
-            for values, length in zip(self._values, self.seq_lens, strict=True)
-        ]
+        self._home = device if self.placement == "device" else torch.device("cpu")
+        self._ends_WS = _map(entries.windows, "ends").to(self._home)
+        lengths = list(zip(streams, self.seq_lens, strict=True))
+        self._x = [self._view(entry, "values", length) for entry, length in lengths]
+        self._rows = [self._view(entry, "base_rows", length) for entry, length in lengths[1:]]
+        self._closes = [_map(entry, "close").to(self._home) for entry in streams]
         self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
 
-    def gather(self, index_B: Tensor) -> list[Tensor]:
-        """The windows numbered `index_B` (int64 [B]): one [B, L_j, F] float32 a stream, on the device.
+    def gather(self, index_B: Tensor) -> Batch:
+        """The windows numbered `index_B` (int64 [B]).
 
         On the host, what this returns is overwritten by the next call (for a GPU, by the next but one).
         """
-        ends_BS = self._ends_WS.index_select(0, index_B.to(self._ends_WS.device)).long()
+        ends_BS = self._ends_WS.index_select(0, index_B.to(self._home)).long()
         starts = [ends_BS[:, j] - length for j, length in enumerate(self.seq_lens)]
+        before = [(start - 1).clamp(min=0) for start in starts]
+        wanted = list(zip((*self._x, *self._rows, *self._closes), (*starts, *starts[1:], *before), strict=True))
         if self.placement == "device":
-            return [view.index_select(0, start) for view, start in zip(self._views, starts, strict=True)]
-        buffers, copied = self._next_buffers(len(index_B))
-        for view, start, buffer in zip(self._views, starts, buffers, strict=True):
-            torch.index_select(view, 0, start, out=buffer)
+            found = [source.index_select(0, start) for source, start in wanted]
+        else:
+            found = self._through_buffers(wanted)
+        count = len(starts)
+        base_BL = starts[0].to(self.device, torch.int32)[:, None] + torch.arange(
+            self.seq_lens[0], dtype=torch.int32, device=self.device
+        )
+        return Batch(
+            index_B.to(self.device),
+            found[:count],
+            [torch.stack([base_BL, base_BL + 1], dim=-1), *found[count : 2 * count - 1]],
+            [close.log() for close in found[2 * count - 1 :]],
+        )
+
+    def _view(self, entry: Entry, name: str, length: int) -> Tensor:
+        """[T − L + 1, L, columns]: row s is the L rows from s on, all sharing the stream's memory."""
+        values = _map(entry, name).to(self._home)
+        width = values.shape[1]
+        return values.as_strided((len(values) - length + 1, length, width), (width, width, 1))
+
+    def _through_buffers(self, wanted: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        buffers, copied = self._next_buffers([source for source, _ in wanted], len(wanted[0][1]))
+        for (source, start), buffer in zip(wanted, buffers, strict=True):
+            torch.index_select(source, 0, start, out=buffer)
         if copied is None:
             return buffers
         moved = [buffer.to(self.device, non_blocking=True) for buffer in buffers]
         copied.record()
         return moved
 
-    def _next_buffers(self, batch: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
+    def _next_buffers(self, sources: list[Tensor], batch: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Buffers whose last copy to the GPU is over; fresh ones for another batch size."""
-        if not self._ring or self._ring[0][0][0].shape[0] != batch:
+        if not self._ring or len(self._ring[0][0][0]) != batch:
             pin = self.device.type == "cuda"
             self._ring = [
                 (
-                    [torch.empty(batch, length, self.n_features, pin_memory=pin) for length in self.seq_lens],
+                    [torch.empty(batch, *one.shape[1:], dtype=one.dtype, pin_memory=pin) for one in sources],
                     torch.cuda.Event() if pin else None,
                 )
                 for _ in range(2 if pin else 1)

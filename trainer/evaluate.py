@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.reader import Dataset
-from trainer.data import WindowSource
+from trainer.data import Batch, WindowSource
 from trainer.masking import Masks
 from trainer.prices import last_value, straight_line, to_features, to_log_prices, true_log_prices
 from trainer.tasks import TARGETS, VALIDATION_STREAM, Reconstruct
@@ -96,7 +95,6 @@ class Scores:
 def evaluate(
     model: torch.nn.Module,
     task: Reconstruct,
-    dataset: Dataset,
     source: WindowSource,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
@@ -104,15 +102,14 @@ def evaluate(
 
     `advance` hears of windows done.
     """
-    closes = ClosesBefore(dataset)
     scores = {name: {predictor: Scores() for predictor in PREDICTORS} for name in task.timeframes}
     model.eval()
     for index_B in torch.arange(source.val.start, source.val.stop).split(BATCH):
-        x, masks, predicted = reconstruct(model, task, source, index_B)
+        batch, masks, predicted = reconstruct(model, task, source, index_B)
         for j, name in enumerate(task.timeframes):
-            hidden, before = masks.hidden[j], closes.log_before(j, index_B, source.seq_lens[j]).to(source.device)
+            hidden, before = masks.hidden[j], batch.log_before[j]
             scale = task.scales[j].to(source.device)
-            truth = true_log_prices(x[j], before, scale)
+            truth = true_log_prices(batch.x[j], before, scale)
             prices = {
                 "model": to_log_prices(predicted[j], before, scale, hidden, truth),
                 "last_value": last_value(truth, before, hidden),
@@ -122,7 +119,7 @@ def evaluate(
                 score = scores[name][predictor]
                 score.add(log_prices, truth, before, hidden)
                 features = predicted[j] if predictor == "model" else to_features(log_prices, before, scale)
-                score.add_errors(features, x[j][..., :TARGETS], hidden)
+                score.add_errors(features, batch.x[j][..., :TARGETS], hidden)
         advance(len(index_B))
     return {
         name: {
@@ -135,25 +132,11 @@ def evaluate(
 
 def reconstruct(
     model: torch.nn.Module, task: Reconstruct, source: WindowSource, index_B: Tensor
-) -> tuple[list[Tensor], Masks, list[Tensor]]:
+) -> tuple[Batch, Masks, list[Tensor]]:
     """Windows, their validation masks and the model's reconstruction."""
-    x, masks = source.gather(index_B), task.masks(VALIDATION_STREAM, index_B.to(source.device))
-    return x, masks, task.reconstruct(model, x, masks)
-
-
-class ClosesBefore:
-    """Log close of the bar before a window, by stream; of the window's first bar itself where the series begins."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        ((_, entries),) = dataset.symbols.items()
-        self._ends_WS = torch.from_numpy(entries.windows.array("ends"))
-        self._closes = [torch.from_numpy(entry.array("close")) for entry in entries.streams.values()]
-
-    def log_before(self, stream: int, index_B: Tensor, length: int) -> Tensor:
-        """Float64 [B]."""
-        row = self._ends_WS[index_B, stream].long() - length - 1
-        logs: Tensor = self._closes[stream][row.clamp(min=0)].log()
-        return logs
+    batch = source.gather(index_B)
+    masks = task.masks(VALIDATION_STREAM, batch)
+    return batch, masks, task.reconstruct(model, batch.x, masks)
 
 
 def _log_returns(log_BLP: Tensor, log_before_B: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def main(run: Path, output: Path | None, plots: Path | None) -> None:
     model = task.build_model().to(device)
     load_weights(run / "best.safetensors", model)
     with console.bar("reconstruct", "windows", len(source.val)) as bar:
-        scores = evaluate(model, task, dataset, source, bar.update)
+        scores = evaluate(model, task, source, bar.update)
     result: dict[str, Any] = {
         "run": str(run),
         "dataset": dataset.entry.key,

@@ -47,7 +47,8 @@ def train(
 
     model.train()
     first_step = progress.step
-    loss_sum, skipped_before = torch.zeros((), device=source.device), int(optimizer.skipped)
+    sums: dict[str, Tensor] = {}
+    skipped_before = int(optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
     stopped, baseline = stops_early(config, progress), None
 
@@ -57,11 +58,11 @@ def train(
         optimizer.lr.fill_(one_cycle(progress.step, total_steps, config.lr, config.warmup))
         for part in range(config.accumulate):
             index = train_windows(config, source, epoch, batch * config.accumulate + part)
-            x = source.gather(index)
             with autocast(config.precision, source.device):
-                loss = task.training_loss(model, x, epoch, index.to(source.device))
-            scaler.scale(loss / config.accumulate).backward()
-            loss_sum += loss.detach() / config.accumulate
+                losses = task.training_losses(model, source.gather(index), epoch)
+            scaler.scale(losses["loss"] / config.accumulate).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / config.accumulate
         gradients = optimizer.gradients()
         found_inf = scaler.unscale(gradients)
         norm = clip_gradients(gradients, config.clip_norm)
@@ -81,7 +82,7 @@ def train(
                 "kind": "train",
                 "step": progress.step,
                 "epoch": epoch + 1,
-                "loss": float(loss_sum) / steps,
+                **{name: float(total) / steps for name, total in sums.items()},
                 "lr": float(optimizer.lr),
                 "grad_norm": float(norm),
                 "skipped": int(optimizer.skipped),
@@ -90,7 +91,7 @@ def train(
             append(metrics, record)
             bar.show(record["loss"], record["windows_per_second"])
             check_skipped(config, record["skipped"] - skipped_before, steps)
-            loss_sum, skipped_before = torch.zeros_like(loss_sum), record["skipped"]
+            sums, skipped_before = {}, record["skipped"]
             if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
                 with bar.validating() as advance:
                     baseline = baseline or task.baseline(source, advance)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cache.reader import Dataset
 from trainer.data import WindowSource, spread
-from trainer.evaluate import ClosesBefore, reconstruct
+from trainer.evaluate import reconstruct
 from trainer.prices import straight_line, to_log_prices, true_log_prices
 from trainer.tasks import Reconstruct
 
@@ -27,16 +27,15 @@ def plot_reconstructions(
     matplotlib.use("agg")
     model.eval()
     index_B = spread(source.val, WINDOWS + 1)[1:]  # the first windows of the split say least about it
-    x, masks, predicted = reconstruct(model, task, source, index_B)
-    closes = ClosesBefore(dataset)
+    batch, masks, predicted = reconstruct(model, task, source, index_B)
     ((symbol, entries),) = dataset.symbols.items()
     times = entries.windows.array("time")[index_B.numpy()].astype("datetime64[ns]")
     figure = Figure(figsize=(5.2 * len(index_B), 2.4 * len(task.timeframes) + 0.9), layout="constrained")
     axes = figure.subplots(len(task.timeframes), len(index_B), squeeze=False)
     for j, timeframe in enumerate(task.timeframes):
-        before = closes.log_before(j, index_B, source.seq_lens[j]).to(source.device)
+        before = batch.log_before[j]
         scale, hidden = task.scales[j].to(source.device), masks.hidden[j]
-        truth = true_log_prices(x[j], before, scale)
+        truth = true_log_prices(batch.x[j], before, scale)
         modelled = to_log_prices(predicted[j], before, scale, hidden, truth)
         line = straight_line(truth, before, hidden)
         for column in range(len(index_B)):

@@ -42,7 +42,7 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
         task = reconstruct_task(config, dataset)
         try:
             model = task.build_model().to(device)
-            task.masks(0, torch.zeros(1, dtype=torch.int64))
+            task.masks(0, source.gather(torch.zeros(1, dtype=torch.int64)))
         except ValueError as error:
             raise UserError(str(error)) from None
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache.reader import Dataset
 from trainer.config import TrainerConfig
-from trainer.data import WindowSource, spread
+from trainer.data import Batch, WindowSource, spread
 from trainer.losses import huber
 from trainer.masking import Masks, apply_masks, draw_masks, realised_ratio, window_keys
 from trainer.model import MaskedAutoencoder
@@ -52,10 +52,10 @@ class Reconstruct:
             dropout=settings.dropout,
         )
 
-    def masks(self, stream: int, index_B: Tensor) -> Masks:
-        """The masks of windows `index_B` (int64 [B]): the same whenever seed, stream and window are."""
+    def masks(self, stream: int, batch: Batch) -> Masks:
+        """The masks of a batch: the same whenever seed, stream and window are."""
         settings = self.config.masking
-        keys = window_keys(self.config.training.seed, stream, index_B)
+        keys = window_keys(self.config.training.seed, stream, batch.index)
         return draw_masks(keys, self.seq_lens, settings.mask_ratio, settings.span_min, settings.span_max)
 
     def reconstruct(self, model: torch.nn.Module, x: list[Tensor], masks: Masks) -> list[Tensor]:
@@ -63,65 +63,68 @@ class Reconstruct:
         predicted: list[Tensor] = model(apply_masks(x, masks, [self.features.index(name) for name in self.reveals]))
         return predicted
 
-    def loss(self, predicted: list[Tensor], x: list[Tensor], masks: Masks) -> Tensor:
-        """Huber on the hidden bars, the mean over timeframes; float32 scalar."""
+    def losses(self, predicted: list[Tensor], batch: Batch, masks: Masks) -> dict[str, Tensor]:
+        """The terms of the loss by name, and their weighted sum as `loss`; float32 scalars.
+
+        `huber` is that of the hidden bars, the mean over timeframes.
+        """
         delta = self.config.loss.huber_delta
         terms = [
             huber(prediction, truth[..., :TARGETS], hidden, delta)
-            for prediction, truth, hidden in zip(predicted, x, masks.hidden, strict=True)
+            for prediction, truth, hidden in zip(predicted, batch.x, masks.hidden, strict=True)
         ]
-        return torch.stack(terms).mean()
+        total = torch.stack(terms).mean()
+        return {"loss": total, "huber": total}
 
-    def training_loss(self, model: torch.nn.Module, x: list[Tensor], epoch: int, index_B: Tensor) -> Tensor:
-        """The loss of one batch under this epoch's masks."""
-        masks = self.masks(epoch, index_B)
-        return self.loss(self.reconstruct(model, x, masks), x, masks)
+    def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """The losses of one batch under this epoch's masks."""
+        masks = self.masks(epoch, batch)
+        return self.losses(self.reconstruct(model, batch.x, masks), batch, masks)
 
     @torch.no_grad()
     def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
-        """Loss and realised mask ratios over windows spread evenly over the validation split.
+        """Losses and realised mask ratios over windows spread evenly over the validation split.
 
         `advance` hears of windows done.
         """
         model.eval()
-        loss, ratios, count = torch.zeros((), device=source.device), torch.zeros(len(self.timeframes)), 0
-        for x, masks in self._validation_batches(source):
-            loss += self.loss(self.reconstruct(model, x, masks), x, masks) * len(x[0])
-            ratios += realised_ratio(masks).cpu() * len(x[0])
-            count += len(x[0])
-            advance(len(x[0]))
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for batch, masks in self._validation_batches(source):
+            found = self.losses(self.reconstruct(model, batch.x, masks), batch, masks)
+            ratios = {
+                f"mask_ratio/{name}": ratio for name, ratio in zip(self.timeframes, realised_ratio(masks), strict=True)
+            }
+            for name, value in {**found, **ratios}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
+            count += len(batch)
+            advance(len(batch))
         model.train()
-        names = (f"mask_ratio/{name}" for name in self.timeframes)
-        return {"loss": float(loss) / count, **dict(zip(names, (ratios / count).tolist(), strict=True))}
+        return {name: float(total) / count for name, total in sums.items()}
 
     @torch.no_grad()
     def baseline(self, source: WindowSource, advance: Advance) -> float:
         """The loss of carrying the last value forward, over the same windows and masks."""
         loss, count = 0.0, 0
-        for x, masks in self._validation_batches(source):
-            carried = map(carry_last, x, masks.hidden, self.scales)
-            loss += float(self.loss(list(carried), x, masks)) * len(x[0])
-            count += len(x[0])
-            advance(len(x[0]))
+        for batch, masks in self._validation_batches(source):
+            carried = list(map(carry_last, batch.x, masks.hidden, batch.log_before, self.scales))
+            loss += float(self.losses(carried, batch, masks)["loss"]) * len(batch)
+            count += len(batch)
+            advance(len(batch))
         return loss / count
 
-    def _validation_batches(self, source: WindowSource) -> Iterator[tuple[list[Tensor], Masks]]:
+    def _validation_batches(self, source: WindowSource) -> Iterator[tuple[Batch, Masks]]:
         training = self.config.training
         for index_B in spread(source.val, training.val_windows).split(training.batch_size):
-            yield source.gather(index_B), self.masks(VALIDATION_STREAM, index_B.to(source.device))
+            batch = source.gather(index_B)
+            yield batch, self.masks(VALIDATION_STREAM, batch)
 
 
-def carry_last(x_BLF: Tensor, hidden_BL: Tensor, scale: Scale) -> Tensor:
-    """The last-value baseline in units of the loss: float64 [B, L, 4].
-
-    Prices are taken relative to the close before the window, which leaves the features as they are.
-    """
+def carry_last(x_BLF: Tensor, hidden_BL: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
+    """The last-value baseline in units of the loss: float64 [B, L, 4]."""
     scale = scale.to(x_BLF.device)
-    before = torch.zeros(len(x_BLF), dtype=torch.float64, device=x_BLF.device)
-    if scale.feature_set == "price":  # absolute prices: the first visible open stands in for the close before
-        first_B = (~hidden_BL).int().argmax(dim=1)
-        before = true_log_prices(x_BLF, before, scale)[torch.arange(len(x_BLF), device=x_BLF.device), first_B, 0]
-    return to_features(last_value(true_log_prices(x_BLF, before, scale), before, hidden_BL), before, scale)
+    carried = last_value(true_log_prices(x_BLF, log_before_B, scale), log_before_B, hidden_BL)
+    return to_features(carried, log_before_B, scale)
 
 
 def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:

@@ -15,7 +15,7 @@ from cache.reader import Dataset, open_dataset
 from configs.loader import load_config
 from pipeline.build_command import main as build_cache
 from trainer.config import parse_trainer
-from trainer.data import WindowSource, spread
+from trainer.data import Batch, WindowSource, spread
 from trainer.loop import train_windows
 from trainer.train_command import main as train
 
@@ -61,7 +61,8 @@ class SlowReader:
         return [values[end - n : end] for values, end, n in zip(self.streams, ends, self.lengths, strict=True)]
 
 
-def assert_windows(got: list[torch.Tensor], slow: SlowReader, numbers: list[int]) -> None:
+def assert_windows(found: Batch, slow: SlowReader, numbers: list[int]) -> None:
+    got = found.x
     assert len(got) == len(slow.lengths)
     for j, batch in enumerate(got):
         assert batch.dtype == torch.float32
@@ -104,12 +105,12 @@ def test_batches_of_one_size_come_in_the_same_memory(dataset: Dataset):
     source = WindowSource(dataset, CPU)
     first = source.gather(torch.arange(6))  # kept, or else new memory could lie at the same place
     second = source.gather(torch.arange(20, 26))
-    assert [part.data_ptr() for part in second] == [part.data_ptr() for part in first]
+    assert [part.data_ptr() for part in second.x] == [part.data_ptr() for part in first.x]
 
 
 def test_a_batch_is_the_callers_to_change(dataset: Dataset):
     source, slow = WindowSource(dataset, CPU), SlowReader(dataset)
-    for part in source.gather(torch.arange(3)):
+    for part in source.gather(torch.arange(3)).x:
         part.fill_(torch.nan)
     # other windows with the same bars
     assert_windows(source.gather(torch.arange(1, 4)), slow, [1, 2, 3])

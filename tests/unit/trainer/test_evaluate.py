@@ -102,7 +102,7 @@ class Case:
         self.source = WindowSource(dataset, CPU)
         self.source.val = self.source.val[:WINDOWS]
         index = torch.arange(self.source.val.start, self.source.val.stop)
-        self.hidden = [part.numpy() for part in self.task.masks(VALIDATION_STREAM, index).hidden]
+        self.hidden = [part.numpy() for part in self.task.masks(VALIDATION_STREAM, self.source.gather(index)).hidden]
         (entries,) = dataset.symbols.values()
         self.features, self.bars, self.closes_before, self.means, self.stds = [], [], [], [], []
         all_ends = zarr.open_group(entries.windows.path, mode="r")["ends"][:]
@@ -121,7 +121,7 @@ class Case:
     def scores(self, answers: list[np.ndarray]) -> dict[str, Any]:
         done: list[int] = []
         model = Answers([torch.from_numpy(answer) for answer in answers])
-        result = evaluate(model, self.task, self.dataset, self.source, done.append)
+        result = evaluate(model, self.task, self.source, done.append)
         assert model.asked == sum(done) == WINDOWS
         return result
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from cache.reader import Dataset, open_dataset
 from pipeline.build_command import main as build_cache
 from trainer.data import WindowSource
-from trainer.evaluate import ClosesBefore
 from trainer.prices import (
     Scale,
     denormalise,
@@ -43,9 +42,9 @@ class Windows:
         (entries,) = dataset.symbols.values()
         self.scales = [scale_of(stream) for stream in entries.streams.values()]
         index = torch.tensor(numbers)
-        source, closes = WindowSource(dataset, CPU), ClosesBefore(dataset)
-        self.x = [part.clone() for part in source.gather(index)]
-        self.before = [closes.log_before(j, index, length) for j, length in enumerate(source.seq_lens)]
+        source = WindowSource(dataset, CPU)
+        batch = source.gather(index)
+        self.x, self.before = [part.clone() for part in batch.x], batch.log_before
         ends = zarr.open_group(entries.windows.path, mode="r")["ends"][:][numbers]
         self.bars, self.closes_before = [], []
         for j, stream in enumerate(entries.streams.values()):
@@ -295,16 +294,16 @@ def test_a_price_below_zero_is_no_logarithm_of_one():
 
 @pytest.mark.parametrize("first_hidden", [False, True])
 def test_the_last_value_in_units_of_the_loss(windows: Windows, first_hidden: bool):
-    for x, scale in zip(windows.x, windows.scales, strict=True):
+    for x, before, scale in zip(windows.x, windows.before, windows.scales, strict=True):
         hidden = torch.from_numpy(np.random.default_rng(4).random(x.shape[:2]) < 0.4)
         hidden[:, 0], hidden[:, 1] = first_hidden, False
-        found = carry_last(x, hidden, scale)
+        found = carry_last(x, hidden, before, scale)
         assert found.shape == (*x.shape[:2], 4)
         if scale.feature_set == "price":
             np.testing.assert_allclose(found[~hidden].numpy(), x[..., :4][~hidden].numpy(), rtol=0, atol=1e-6)
         # it sees visible bars only
         np.testing.assert_allclose(
-            carry_last(x.masked_fill(hidden[..., None], 2.5), hidden, scale)[hidden].numpy(),
+            carry_last(x.masked_fill(hidden[..., None], 2.5), hidden, before, scale)[hidden].numpy(),
             found[hidden].numpy(),
             rtol=0,
             atol=1e-6,

@@ -1,0 +1,26 @@
+"""Which base bars lie inside each bar of a longer timeframe: the clock that all timeframes share."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.series import BarSeries
+
+
+def base_rows(base: BarSeries, bars: BarSeries) -> NDArray[np.int32]:
+    """Rows [first, past the last) of the base bars that open inside each bar, int32 [n, 2]; equal where there are none.
+
+    Memory grows with the number of bars, not with that of base bars.
+    """
+    edges = np.empty((len(bars), 2), np.int64)
+    for start, stop in bars.ranges():
+        for side, name in enumerate(("open_time", "close_time")):
+            edges[start:stop, side] = bars.rows(name, start, stop)
+    rows = np.full(edges.shape, len(base), np.int32)
+    for side in (0, 1):
+        low = 0
+        for start, stop in base.ranges():
+            opened = base.rows("open_time", start, stop)
+            high = int(np.searchsorted(edges[:, side], opened[-1], side="right"))
+            rows[low:high, side] = start + np.searchsorted(opened, edges[low:high, side], side="left")
+            low = high
+    return rows
