@@ -26,6 +26,7 @@ class ModelConfig(Model):
     mlp_ratio: Positive
     latent_stride: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    instance_norm: bool
     encoder: EncoderConfig
 
 
@@ -48,6 +49,7 @@ class TrainingConfig(Model):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     max_epochs: Count
+    overfit: Count | None
     steps_per_epoch: Count | None
     batch_size: Count
     accumulate: Count

@@ -14,11 +14,15 @@ from configs.errors import UserError
 from trainer.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
+from trainer.losslog import LossLog
+from trainer.memory import memory_use
 from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices
 from trainer.progress import TrainingBar
 from trainer.runs import keep_metrics_until, write_json
 from trainer.tasks import Reconstruct
+
+OVERFIT_STEPS = 100  # an epoch, where nothing else is said
 
 
 def train(
@@ -47,8 +51,7 @@ def train(
 
     model.train()
     first_step = progress.step
-    sums: dict[str, Tensor] = {}
-    skipped_before = int(optimizer.skipped)
+    log, skipped_before = LossLog(source.device), int(optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
     stopped, baseline = stops_early(config, progress), None
 
@@ -59,10 +62,9 @@ def train(
         for part in range(config.accumulate):
             index = train_windows(config, source, epoch, batch * config.accumulate + part)
             with autocast(config.precision, source.device):
-                losses = task.training_losses(model, source.gather(index), epoch)
+                losses = task.training_losses(model, source.gather(index), 0 if config.overfit else epoch)
             scaler.scale(losses["loss"] / config.accumulate).backward()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / config.accumulate
+            log.add(losses, progress.step + 1)
         gradients = optimizer.gradients()
         found_inf = scaler.unscale(gradients)
         norm = clip_gradients(gradients, config.clip_norm)
@@ -82,16 +84,17 @@ def train(
                 "kind": "train",
                 "step": progress.step,
                 "epoch": epoch + 1,
-                **{name: float(total) / steps for name, total in sums.items()},
+                **log.take(),
                 "lr": float(optimizer.lr),
                 "grad_norm": float(norm),
                 "skipped": int(optimizer.skipped),
                 "windows_per_second": round(steps * config.batch_size * config.accumulate / seconds, 1),
+                **memory_use(source.device),
             }
             append(metrics, record)
             bar.show(record["loss"], record["windows_per_second"])
-            check_skipped(config, record["skipped"] - skipped_before, steps)
-            sums, skipped_before = {}, record["skipped"]
+            check_skipped(config, record["skipped"] - skipped_before, steps, log.first_fault(), steps_per_epoch)
+            skipped_before = record["skipped"]
             if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
                 with bar.validating() as advance:
                     baseline = baseline or task.baseline(source, advance)
@@ -122,6 +125,8 @@ def train(
 
 def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:
     """Optimizer steps an epoch. Raises UserError when the training split does not fill one."""
+    if config.overfit:
+        return config.steps_per_epoch or OVERFIT_STEPS
     windows = config.batch_size * config.accumulate
     available = len(source.train) // windows
     if not available:
@@ -133,8 +138,10 @@ def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:
 
 
 def train_windows(config: TrainingConfig, source: WindowSource, epoch: int, batch: int) -> Tensor:
-    """Window numbers of a batch, int64 [batch_size], where the source wants them."""
+    """Window numbers of a batch, int64 [batch_size], where the source wants them; with `overfit` the same few ones."""
     device = source.device if source.placement == "device" else torch.device("cpu")
+    if config.overfit:
+        return torch.arange(config.batch_size, device=device) % config.overfit + source.train.start
     places = batch_indices(batch, config.batch_size, len(source.train), config.seed, epoch, device=device)
     return places + source.train.start
 
@@ -151,12 +158,22 @@ def stops_early(config: TrainingConfig, progress: Progress) -> bool:
     return config.patience is not None and progress.stale_epochs >= config.patience
 
 
-def check_skipped(config: TrainingConfig, skipped: int, steps: int) -> None:
-    """Raise UserError when too many of the last steps had non-finite gradients."""
+def check_skipped(
+    config: TrainingConfig, skipped: int, steps: int, fault: tuple[str, int] | None, steps_per_epoch: int
+) -> None:
+    """Raise UserError when too many of the last steps had non-finite gradients; `fault` is a loss term and its step."""
     if skipped >= config.max_skipped or skipped == steps > 1:
+        where = ""
+        if fault:
+            term, step = fault
+            epoch, batch = divmod(step - 1, steps_per_epoch)
+            where = (
+                f". The first term of the loss that was not finite: {term}, at step {step:,} (epoch {epoch + 1}, "
+                f"batch {batch + 1:,})"
+            )
         raise UserError(
-            f"{skipped} of the last {steps} steps had non-finite gradients and were skipped; lower training.lr, or "
-            "train with training.precision=bf16 or fp32"
+            f"{skipped} of the last {steps} steps had non-finite gradients and were skipped{where}; lower training.lr, "
+            "or train with training.precision=bf16 or fp32"
         )
 
 

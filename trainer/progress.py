@@ -32,9 +32,10 @@ class TrainingBar:
             )
         self._bar.update((step - 1) % self._steps + 1 - self._bar.n)
 
-    def show(self, loss: float, windows_per_second: float) -> None:
+    def show(self, loss: float | None, windows_per_second: float) -> None:
         """Write the latest figures beside the bar."""
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {windows_per_second:,.0f} windows/s", refresh=False)
+        shown = "not finite" if loss is None else f"{loss:.4f}"
+        self._bar.set_postfix_str(f"loss {shown}, {windows_per_second:,.0f} windows/s", refresh=False)
 
     @contextmanager
     def validating(self) -> Iterator[Callable[[int], object]]:

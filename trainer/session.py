@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from cache.reader import Dataset
 from configs.errors import UserError
 from trainer.config import TrainerConfig, TrainingConfig
 from trainer.data import WindowSource
-from trainer.loop import epoch_steps, train
+from trainer.loop import autocast, epoch_steps, train
+from trainer.memory import out_of_memory_advice
 from trainer.model import parameter_count
 from trainer.progress import TrainingBar
 from trainer.runs import describe, write_json
@@ -37,6 +39,8 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
         if training.precision == "fp16" and device.type == "cpu":
             raise UserError("training.precision = fp16 needs a CUDA GPU, and there is none; use fp32 or bf16")
         source = WindowSource(dataset, device)
+        if training.overfit:  # what it is trained on is what it is tried on
+            source.train = source.val = source.train[: training.overfit]
         steps_per_epoch = epoch_steps(training, source)
     with console.phase("build model"):
         task = reconstruct_task(config, dataset)
@@ -56,6 +60,15 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
     return Session(training, source, task, model, steps_per_epoch)
 
 
+def one_batch(session: Session, size: int) -> None:
+    """Forward and backward of a batch of `size` windows, as in training."""
+    session.model.zero_grad(set_to_none=True)
+    index = torch.arange(size) % len(session.source.train) + session.source.train.start
+    with autocast(session.config.precision, session.source.device):
+        loss = session.task.training_losses(session.model, session.source.gather(index), 0)["loss"]
+    loss.backward()
+
+
 def run_session(session: Session, path: Path, resume: bool, console: Console) -> None:
     """Train into the run directory `path`."""
     config, source = session.config, session.source
@@ -70,5 +83,9 @@ def run_session(session: Session, path: Path, resume: bool, console: Console) ->
             console.line(f"  {seconds:.2f} s from process start to the first step")
             write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-        summary = train(config, source, session.task, session.model, path, bar, resume, on_first_step)
+        try:
+            summary = train(config, source, session.task, session.model, path, bar, resume, on_first_step)
+        except torch.OutOfMemoryError:
+            advice = out_of_memory_advice(config, source.device, partial(one_batch, session))
+            raise advice from None
     console.line(f"Done: {describe(summary)}. Look at it: bin/evaluate {path}")

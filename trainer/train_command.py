@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
 from trainer.runs import check_run, describe, record_run, run_directory, run_lock
+
+if TYPE_CHECKING:
+    from trainer.session import Session
 
 
 @command(
@@ -34,6 +38,8 @@ from trainer.runs import check_run, describe, record_run, run_directory, run_loc
 @click.option(
     "--fast-dev-run", is_flag=True, help="Three steps, a small validation, a checkpoint: does all of it work?"
 )
+@click.option("--overfit", type=click.IntRange(1), help="Train on so many windows only: does the model learn at all?")
+@click.option("--find-lr", is_flag=True, help="Do not train; try learning rates and suggest one.")
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 def main(
     config_path: str,
@@ -44,6 +50,8 @@ def main(
     batch_size: int | None,
     devices: int,
     fast_dev_run: bool,
+    overfit: int | None,
+    find_lr: bool,
     resume: bool,
 ) -> None:
     """Train the model that a configuration describes on the dataset that bin/build-cache made of it.
@@ -53,7 +61,7 @@ def main(
     console = Console(sys.stdout)
     console.line(f"Training with {config_path}")
     with console.phase("read configuration"):
-        shorts = {"max_epochs": max_epochs, "batch_size": batch_size}
+        shorts = {"max_epochs": max_epochs, "batch_size": batch_size, "overfit": overfit}
         shorts |= {"max_epochs": 1, "steps_per_epoch": 3, "val_windows": 64, "log_every": 1} if fast_dev_run else {}
         added = [f"training.{key}={value}" for key, value in shorts.items() if value is not None]
         config = load_config(config_path, [*overrides, *added])
@@ -76,6 +84,9 @@ def main(
         from trainer.session import open_session, run_session  # after torch, which it loads
 
         session = open_session(trainer, dataset, console)
+        if find_lr:
+            try_learning_rates(session, path, console)
+            return
         if not resume:
             record_run(path, config, store, dataset)
         console.line(f"  run {path}")
@@ -85,6 +96,18 @@ def main(
             words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
             words += ["--run", str(path), "--resume"]
             raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
+
+
+def try_learning_rates(session: "Session", path: Path, console: Console) -> None:
+    """Write lr_range.json and .png into the run directory, and tell what they suggest."""
+    from trainer.find_lr import STEPS, find_lr, write_lr_range
+
+    with console.bar("trying learning rates", "steps", STEPS) as bar:
+        found = find_lr(session, bar.update)
+    for written in write_lr_range(found, path):
+        console.line(f"  {written}")
+    rate = f"{found['suggestion']:.1e}"
+    console.line(f"A tenth of the rate with the lowest loss: try training.lr={rate}")
 
 
 def built_seconds(dataset: Dataset) -> float:

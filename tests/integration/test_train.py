@@ -71,7 +71,7 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in record.items() if key != "windows_per_second"} for record in records]
+    return [{key: value for key, value in record.items() if key not in ("windows_per_second", "rss_mb")} for record in records]
 
 
 def of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
@@ -162,9 +162,11 @@ def test_metrics_tell_the_whole_story(long_run: Path):
     assert [record["step"] for record in trained] == logged
     assert [record["epoch"] for record in trained] == [(step - 1) // 30 + 1 for step in logged]
     assert [(record["step"], record["epoch"]) for record in validated] == [(1, 1), (30, 1), (60, 2), (90, 3)]
-    assert all(record.keys() == {"kind", "step", "epoch", "loss", "lr", "grad_norm", "skipped"} for record in trained)
+    told = {"kind", "step", "epoch", "loss", "huber", "lr", "grad_norm", "skipped"}
+    assert all(record.keys() == told for record in trained)
     ratios = {"mask_ratio/m1", "mask_ratio/m5", "mask_ratio/m15"}
-    assert all(record.keys() == {"kind", "step", "epoch", "loss", "last_value_loss"} | ratios for record in validated)
+    told = {"kind", "step", "epoch", "loss", "huber", "last_value_loss"} | ratios
+    assert all(record.keys() == told for record in validated)
     assert all(math.isfinite(value) for record in metrics(long_run) for key, value in record.items() if key != "kind")
 
     rates = {record["step"]: record["lr"] for record in trained}
