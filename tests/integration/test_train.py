@@ -71,7 +71,8 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in record.items() if key not in ("windows_per_second", "rss_mb")} for record in records]
+    vary = ("windows_per_second", "rss_mb")
+    return [{key: value for key, value in record.items() if key not in vary} for record in records]
 
 
 def of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
