@@ -22,6 +22,7 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     stale_epochs: int = 0
+    best_score: float = float("inf")  # of what training.monitor names; lower is better
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from configs.loader import Config, Model
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class EncoderConfig(Model):
@@ -33,15 +34,33 @@ class ModelConfig(Model):
 class MaskingConfig(Model):
     """The `masking:` section."""
 
-    mask_ratio: Share
+    mask_ratio: Share | dict[str, Share]
     span_min: Count
     span_max: Count
+    sync_across_tf: bool
+
+
+class LossWeights(Model):
+    """What each term of the loss counts; 0 leaves it out."""
+
+    huber: Positive
+    stft: Weight
+    cross_timeframe: Weight
+    amplitude_phase: Weight
+
+
+class StftConfig(Model):
+    """The multi-resolution STFT."""
+
+    n_ffts: Annotated[list[Count], Field(min_length=1)]
 
 
 class LossConfig(Model):
     """The `loss:` section."""
 
+    weights: LossWeights
     huber_delta: Positive
+    stft: StftConfig
 
 
 class TrainingConfig(Model):
@@ -60,6 +79,8 @@ class TrainingConfig(Model):
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
     val_windows: Count
+    monitor: Literal["loss", "correlation"]
+    min_delta: Annotated[float, Field(ge=0)]
     patience: Count | None
     log_every: Count
     checkpoint_every: Count

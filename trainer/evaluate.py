@@ -1,133 +1,95 @@
-"""Evaluation of a reconstruction run: model beside baselines, on the hidden positions of the validation split.
+"""Evaluation of a reconstruction run: model beside baselines, on the hidden positions of the whole validation split.
 
-For every timeframe and predictor (model, last_value, straight_line):
+* correlation_per_tf      Pearson r of levels (log close), log-returns (log close − log close before) and log-ranges
+                          (log high − log low); NaN below 30 positions
+* reconstruction_quality  MSE, MAE and RMSE over open, high, low and close in normalised units; share of valid bars
+* spectral_delta          how far the power spectra of the composites (prediction where hidden, truth elsewhere) lie
+                          from those of the truth
+* consistency_ratio       share of coarse bars that are what their predicted children make, within half a tick
 
-* correlation  Pearson r over all hidden positions, from float64 sufficient statistics: of levels (log close),
-               log-returns (log close − log close before) and log-ranges (log high − log low); NaN below 30 positions
-* mse, mae, rmse  over open, high, low and close in normalised units
+Baselines: the last value carried forward, a straight line across the block and, for log-ranges, the mean of the hour of
+the week over training bars. trainer/metrics.py has the definitions.
 
-Shape suffixes: B batch, L bars, P prices (open, high, low, close), F features.
+Shape suffixes: B batch, L bars, P prices (open, high, low, close), F features, W weeks, R resamples.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cache.reader import Dataset
+from cache.timeframes import DAY_NS
 from trainer.data import Batch, WindowSource
 from trainer.masking import Masks
+from trainer.metrics import TimeOfWeek, resampled_weeks, tick_of, weeks_of
 from trainer.prices import last_value, straight_line, to_features, to_log_prices, true_log_prices
+from trainer.scores import Consistency, Scores, consistency_result, summary
 from trainer.tasks import TARGETS, VALIDATION_STREAM, Reconstruct
 
-PREDICTORS = ("model", "last_value", "straight_line")
-QUANTITIES = ("level", "log_return", "log_range")
-FEWEST = 30
 BATCH = 256
-
-
-class Pearson:
-    """Correlation of two samples that arrive in pieces."""
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(6, dtype=torch.float64)
-        self._origin: Tensor | None = None
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in pairs, float64 [n]."""
-        if not len(x):
-            return
-        if self._origin is None:  # shifted by their first values, the sums of squares stay small
-            self._origin = torch.stack([x[0], y[0]])
-        x, y = x - self._origin[0], y - self._origin[1]
-        self.sums += torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]).sum(dim=1).cpu()
-
-    @property
-    def count(self) -> int:
-        """Pairs so far."""
-        return int(self.sums[0])
-
-    @property
-    def r(self) -> float:
-        """Pearson's r; NaN below 30 pairs or where one of the two does not vary."""
-        n, x, y, xx, yy, xy = self.sums.tolist()
-        if n < FEWEST:
-            return math.nan
-        variance_x, variance_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
-        if min(variance_x, variance_y) <= 1e-12 * max(variance_x, variance_y):
-            return math.nan
-        return float((xy / n - x * y / n**2) / math.sqrt(variance_x * variance_y))
-
-
-class Scores:
-    """What one predictor scores in one timeframe."""
-
-    def __init__(self) -> None:
-        self.correlation = {quantity: Pearson() for quantity in QUANTITIES}
-        self.errors = torch.zeros(3, dtype=torch.float64)
-
-    def add(self, predicted: Tensor, truth: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> None:
-        """Take in log prices [B, L, 4], predicted where hidden and true elsewhere, float64."""
-        for quantity, function in _QUANTITIES.items():
-            self.correlation[quantity].add(
-                function(predicted, log_before_B)[hidden_BL], function(truth, log_before_B)[hidden_BL]
-            )
-
-    def add_errors(self, predicted_BLP: Tensor, truth_BLP: Tensor, hidden_BL: Tensor) -> None:
-        """Take in normalised features [B, L, 4]."""
-        error = (predicted_BLP.double() - truth_BLP.double())[hidden_BL]
-        self.errors += torch.stack([error.square().sum(), error.abs().sum(), torch.ones_like(error).sum()]).cpu()
-
-    def result(self) -> dict[str, Any]:
-        """As it goes into JSON; NaN is null."""
-        squares, absolute, n = self.errors.tolist()
-        correlation = {quantity: _number(pearson.r) for quantity, pearson in self.correlation.items()}
-        return {
-            "correlation": correlation,
-            "mse": squares / n,
-            "mae": absolute / n,
-            "rmse": math.sqrt(squares / n),
-        }
 
 
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
     task: Reconstruct,
+    dataset: Dataset,
     source: WindowSource,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Scores over the whole validation split: {timeframe: {"n", predictor: {"correlation", "mse", "mae", "rmse"}}}.
+    """Score the whole validation split, as it goes into JSON (NaN is None).
 
-    `advance` hears of windows done.
+    Gives "correlation_per_tf", "reconstruction_quality", "spectral_delta", "consistency_ratio" and "summary". `advance`
+    hears of windows done.
     """
-    scores = {name: {predictor: Scores() for predictor in PREDICTORS} for name in task.timeframes}
+    ((_, entries),) = dataset.symbols.items()
+    streams, val = list(entries.streams.values()), slice(source.val.start, source.val.stop)
+    times_V, ends_VS = entries.windows.array("time")[val], entries.windows.array("ends")[val]
+    week_numbers, week_V = np.unique(weeks_of(times_V), return_inverse=True)
+    weeks = len(week_numbers)
+    hourly = [TimeOfWeek.fitted(stream, int(dataset.splits["train"]["until"])) for stream in streams]
+    scores = [Scores(weeks, length) for length in source.seq_lens]
+    tick = tick_of(streams[0].array("close"))
+    consistency = [Consistency(tick) for _ in streams[1:]]
     model.eval()
-    for index_B in torch.arange(source.val.start, source.val.stop).split(BATCH):
-        batch, masks, predicted = reconstruct(model, task, source, index_B)
-        for j, name in enumerate(task.timeframes):
+    for place_B in torch.arange(len(source.val)).split(BATCH):
+        batch, masks, predicted = reconstruct(model, task, source, place_B + source.val.start)
+        week_B, truths, guesses = week_V[place_B.numpy()], [], []
+        for j, score in enumerate(scores):
             hidden, before = masks.hidden[j], batch.log_before[j]
-            scale = task.scales[j].to(source.device)
-            truth = true_log_prices(batch.x[j], before, scale)
+            scale, targets = task.scales[j].to(source.device), batch.x[j][..., :TARGETS]
+            truth = true_log_prices(targets, before, scale)
             prices = {
                 "model": to_log_prices(predicted[j], before, scale, hidden, truth),
                 "last_value": last_value(truth, before, hidden),
                 "straight_line": straight_line(truth, before, hidden),
             }
-            for predictor, log_prices in prices.items():
-                score = scores[name][predictor]
-                score.add(log_prices, truth, before, hidden)
-                features = predicted[j] if predictor == "model" else to_features(log_prices, before, scale)
-                score.add_errors(features, batch.x[j][..., :TARGETS], hidden)
-        advance(len(index_B))
-    return {
-        name: {
-            "n": of["model"].correlation["level"].count,
-            **{predictor: score.result() for predictor, score in of.items()},
-        }
-        for name, of in scores.items()
+            score.spectra["truth"].add(targets)
+            for name, log_prices in prices.items():
+                features = predicted[j] if name == "model" else to_features(log_prices, before, scale)
+                score.add_prices(name, log_prices, truth, before, hidden, week_B)
+                score.add_features(name, features, targets, hidden, week_B)
+            rows_BL = ends_VS[place_B.numpy(), j, None] + np.arange(-source.seq_lens[j], 0)
+            score.add_ranges(torch.from_numpy(hourly[j].ranges(rows_BL)).to(source.device), truth, hidden, week_B)
+            truths.append(truth)
+            guesses.append(prices)
+        for j, pair in enumerate(consistency):
+            pair.add(batch.rows[j : j + 2], masks.hidden[j], truths[j : j + 2], guesses[j : j + 2])
+        advance(len(place_B))
+
+    draws_RW = resampled_weeks(weeks, task.config.training.seed)
+    named = dict(zip(task.timeframes, scores, strict=True))
+    result = {
+        "correlation_per_tf": {name: score.correlations(draws_RW) for name, score in named.items()},
+        "reconstruction_quality": {name: score.quality(draws_RW) for name, score in named.items()},
+        "spectral_delta": {name: score.spectral_deltas() for name, score in named.items()},
+        "consistency_ratio": consistency_result(task.timeframes, tick, consistency),
     }
+    reach = max(np.median(times_V - hourly[j].close_time[ends_VS[:, j] - n]) for j, n in enumerate(source.seq_lens))
+    return {**result, "summary": summary(result, len(times_V), weeks, float(reach) / DAY_NS)}
 
 
 def reconstruct(
@@ -137,19 +99,3 @@ def reconstruct(
     batch = source.gather(index_B)
     masks = task.masks(VALIDATION_STREAM, batch)
     return batch, masks, task.reconstruct(model, batch.x, masks)
-
-
-def _log_returns(log_BLP: Tensor, log_before_B: Tensor) -> Tensor:
-    close = log_BLP[..., 3]
-    return close - torch.cat([log_before_B[:, None], close[:, :-1]], dim=1)
-
-
-_QUANTITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "level": lambda log_BLP, _: log_BLP[..., 3],
-    "log_return": _log_returns,
-    "log_range": lambda log_BLP, _: log_BLP[..., 1] - log_BLP[..., 2],
-}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -3,7 +3,6 @@
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,17 +11,26 @@ from configs.errors import UserError
 from trainer.runs import open_run, write_json
 
 
-@command(epilog=examples("bin/evaluate runs/demo", "bin/evaluate runs/sse --output sse.json --plots pictures"))
+@command(
+    epilog=examples(
+        "bin/evaluate runs/demo",
+        "bin/evaluate runs/demo --probe",
+        "bin/evaluate runs/sse --output sse.json --plots pictures",
+    )
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Write the scores as JSON.")
 @click.option(
-    "--plots", type=click.Path(path_type=Path), help="Draw reconstructions into this folder (needs matplotlib)."
+    "--plots",
+    type=click.Path(path_type=Path),
+    help="Draw reconstructions, candles, masks, losses and correlations into this folder (needs matplotlib).",
 )
-def main(run: Path, output: Path | None, plots: Path | None) -> None:
+@click.option("--probe", is_flag=True, help="Ask what the frozen encoder knows: volatility, direction, time of day.")
+def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> None:
     """Score a run's best weights on the hidden bars of the validation split.
 
-    The model stands beside two baselines: the last visible bar carried forward, and a straight line across each hidden
-    block.
+    The model stands beside its baselines: the last visible bar carried forward, a straight line across each hidden
+    block and, for the range of a bar, the mean of its hour of the week.
     """
     if plots and find_spec("matplotlib") is None:
         raise UserError("--plots needs matplotlib; install it with: pip install matplotlib")
@@ -36,52 +44,33 @@ def main(run: Path, output: Path | None, plots: Path | None) -> None:
         from trainer.checkpoint import load_weights
         from trainer.data import WindowSource
         from trainer.evaluate import evaluate
+        from trainer.probes import probe_encoder
+        from trainer.report import probe_table, table
         from trainer.tasks import reconstruct_task
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, task = WindowSource(dataset, device), reconstruct_task(config, dataset)
     model = task.build_model().to(device)
     load_weights(run / "best.safetensors", model)
     with console.bar("reconstruct", "windows", len(source.val)) as bar:
-        scores = evaluate(model, task, source, bar.update)
-    result: dict[str, Any] = {
-        "run": str(run),
-        "dataset": dataset.entry.key,
-        "windows": len(source.val),
-        "timeframes": scores,
-    }
+        result = evaluate(model, task, dataset, source, bar.update)
+    result["summary"] = {"run": str(run), "dataset": dataset.entry.key, **result["summary"]}
     for line in table(result):
         console.line(line)
+    if probe:
+        with console.phase("probe"):
+            result["probes"] = probe_encoder(model, task, dataset, source)
+        for line in probe_table(result["probes"]):
+            console.line(line)
     if output:
         write_json(output, result)
         console.line(f"scores: {output}")
     if plots:
-        from trainer.plots import plot_reconstructions
+        from trainer.plots import draw_all
 
-        for path in plot_reconstructions(model, task, dataset, source, plots):
+        with console.phase("draw"):
+            paths = draw_all(model, task, dataset, source, result, run / "metrics.jsonl", plots)
+        for path in paths:
             console.line(f"picture: {path}")
-
-
-def table(result: dict[str, Any]) -> list[str]:
-    """The scores for people."""
-    rows = [
-        f"On the hidden bars of {result['windows']:,} validation windows",
-        f"{'':>16}{'correlation of':>33}   {'normalised o, h, l, c':>26}",
-        f"{'':16}{'level':>11}{'log-return':>11}{'log-range':>11}   {'MSE':>8} {'MAE':>8} {'RMSE':>8}",
-    ]
-    for timeframe, scores in result["timeframes"].items():
-        rows.append(f"{timeframe}  ({scores['n']:,} hidden bars)")
-        for predictor in ("model", "last_value", "straight_line"):
-            score = scores[predictor]
-            r = "".join(f"{_r(value):>11}" for value in score["correlation"].values())
-            rows.append(
-                f"  {predictor.replace('_', ' '):14}{r}   {score['mse']:8.4f} {score['mae']:8.4f} {score['rmse']:8.4f}"
-            )
-    rows.append("The straight line knows the close after each hidden block; under `returns` the model does not.")
-    return rows
-
-
-def _r(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def train(
                 "kind": "train",
                 "step": progress.step,
                 "epoch": epoch + 1,
-                **log.take(),
+                **with_shares(log.take(), task),
                 "lr": float(optimizer.lr),
                 "grad_norm": float(norm),
                 "skipped": int(optimizer.skipped),
@@ -100,8 +100,10 @@ def train(
                     baseline = baseline or task.baseline(source, advance)
                     validation = {**task.validate(model, source, advance), "last_value_loss": baseline}
                 append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
-                if validation["loss"] < progress.best_loss:
-                    progress.best_loss, progress.best_step, progress.stale_epochs = validation["loss"], progress.step, 0
+                score = validation["loss"] if config.monitor == "loss" else -validation["correlation"]
+                if score < progress.best_score - config.min_delta:
+                    progress.best_score, progress.best_loss = score, validation["loss"]
+                    progress.best_step, progress.stale_epochs = progress.step, 0
                     save_weights(run / "best.safetensors", model)
                 else:
                     progress.stale_epochs += 1
@@ -175,6 +177,14 @@ def check_skipped(
             f"{skipped} of the last {steps} steps had non-finite gradients and were skipped{where}; lower training.lr, "
             "or train with training.precision=bf16 or fp32"
         )
+
+
+def with_shares(losses: dict[str, float | None], task: Reconstruct) -> dict[str, float | None]:
+    """The losses, and as `share/NAME` what part of the total each term makes up by its weight."""
+    total, weights = losses["loss"], task.config.loss.weights.model_dump()
+    parts = {name: value for name, value in losses.items() if name != "loss"}
+    shares = {f"share/{name}": weights[name] * value / total for name, value in parts.items() if value and total}
+    return {**losses, **shares}
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

@@ -1,7 +1,13 @@
-"""Losses on the hidden bars. Shape suffixes: B batch, L bars, C channels (open, high, low, close)."""
+"""Losses on the hidden bars. Free of host synchronisation and of shapes that depend on data.
+
+Shape suffixes: B batch, L bars, C channels (open, high, low, close), P prices (the same), M bars of the next longer
+timeframe.
+"""
 
 import torch
 from torch import Tensor
+
+from trainer.prices import Scale
 
 
 def huber(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor, delta: float) -> Tensor:
@@ -22,3 +28,94 @@ def huber(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor, delta: 
     # A masked sum, not indexing: its shape would depend on the data.
     total = loss_BLC.masked_fill(~hidden_BL[..., None], 0).sum()
     return total / (hidden_BL.sum() * target_BLC.shape[-1])
+
+
+def composite(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor) -> Tensor:
+    """The prediction where bars are hidden, the target where they are visible: [B, L, C] of the wider dtype.
+
+    What is predicted for visible bars is not read, and gets no gradient.
+    """
+    return torch.where(hidden_BL[..., None], prediction_BLC, target_BLC)
+
+
+def price_scale(scale: Scale) -> Tensor:
+    """What `cross_timeframe` divides by, of a (coarse) stream: float64 [4], positive, on the device of `scale`.
+
+    Under `price`, the standard deviations of open, high, low and close, in units of the price. Under `returns`, that of
+    log_close for all four: prices are compared relative to the price there, so as differences of their logarithms.
+    """
+    std = scale.std[:4] if scale.feature_set == "price" else scale.std[3].expand(4)
+    return std.contiguous()
+
+
+def cross_timeframe(
+    fine_BLP: Tensor,
+    coarse_BMP: Tensor,
+    fine_rows_BL2: Tensor,
+    coarse_rows_BM2: Tensor,
+    hidden_BL: Tensor,
+    scale_P: Tensor,
+    delta: float,
+    *,
+    relative: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compare coarse bars with the first open, highest high, lowest low and last close of their children.
+
+    The Huber loss of (aggregate − coarse bar) / scale, averaged over the compared bars and their four prices (DESIGN
+    §8). Children of a coarse bar are the fine bars with base rows, all of them among its own; it is compared if its
+    children in the window hold all of its rows and at least one child is hidden. So the bar that the window's beginning
+    cuts, one with a missing child, and one without base rows are not.
+
+    Args:
+        fine_BLP: float64, log prices of one timeframe, predicted where hidden and true where visible.
+        coarse_BMP: float64, those of the next longer timeframe.
+        fine_rows_BL2: int32, [first, past the last) of the base rows in each bar, not decreasing along L.
+        coarse_rows_BM2: int32, the same for the coarse bars.
+        hidden_BL: bool, the hidden fine bars.
+        scale_P: float64 [4], `price_scale` of the coarse stream.
+        delta: where the quadratic turns linear, in units of the scale.
+        relative: whether logarithms are compared (for `returns`), or prices (for `price`).
+
+    Returns:
+        The loss, a float64 scalar, and its support, the number of coarse bars compared, an int64 scalar. Without any
+        support the loss is 0, with gradients of 0, so that one such batch does no harm: a caller must read the support
+        before it takes that 0 for agreement.
+    """
+    assert coarse_BMP.shape[0] == fine_BLP.shape[0] and coarse_BMP.shape[2] == fine_BLP.shape[2] == len(scale_P)
+    fine_BLP, coarse_BMP = fine_BLP.double(), coarse_BMP.double()
+    if not relative:
+        fine_BLP, coarse_BMP = fine_BLP.exp(), coarse_BMP.exp()
+    (batch, length), n_coarse = hidden_BL.shape, coarse_BMP.shape[1]
+    first_BL, past_BL = (side.contiguous() for side in fine_rows_BL2.unbind(-1))
+    start_BM, end_BM = (side.contiguous() for side in coarse_rows_BM2.unbind(-1))
+
+    # the only coarse bar a fine one can lie in: the first that ends after the fine one's first row
+    parent_BL = torch.searchsorted(end_BM, first_BL, right=True)
+    nearest_BL = parent_BL.clamp(max=n_coarse - 1)
+    inside_BL = (start_BM.gather(1, nearest_BL) <= first_BL) & (past_BL <= end_BM.gather(1, nearest_BL))
+    # bars that are nobody's children go to one more, cut off below
+    parent_BL = torch.where(inside_BL & (first_BL < past_BL), parent_BL, n_coarse)
+    none_BM = fine_rows_BL2.new_zeros((batch, n_coarse + 1))
+    rows_BM = none_BM.scatter_add(1, parent_BL, past_BL - first_BL)[:, :-1]
+    n_hidden_BM = none_BM.scatter_add(1, parent_BL, hidden_BL.to(none_BM.dtype))[:, :-1]
+    compared_BM = (rows_BM == end_BM - start_BM) & (n_hidden_BM > 0)
+
+    open_BL, high_BL, low_BL, close_BL = fine_BLP.unbind(-1)
+    infinite_BM = fine_BLP.new_full((batch, n_coarse + 1), torch.inf)
+    first_child_BM = torch.searchsorted(past_BL, start_BM, right=True).clamp(max=length - 1)
+    last_child_BM = (torch.searchsorted(first_BL, end_BM) - 1).clamp(min=0)
+    aggregate_BMP = torch.stack(
+        [
+            open_BL.gather(1, first_child_BM),
+            (-infinite_BM).scatter_reduce(1, parent_BL, high_BL, "amax")[:, :-1],
+            infinite_BM.scatter_reduce(1, parent_BL, low_BL, "amin")[:, :-1],
+            close_BL.gather(1, last_child_BM),
+        ],
+        dim=-1,
+    )
+    # cut here and not in the loss: the infinities' gradients are 0, not NaN
+    difference_BMP = torch.where(compared_BM[..., None], aggregate_BMP - coarse_BMP, 0) / scale_P
+    zero_BMP = torch.zeros_like(difference_BMP)
+    total = torch.nn.functional.huber_loss(difference_BMP, zero_BMP, reduction="sum", delta=delta)
+    support = compared_BM.sum()
+    return total / (support.clamp(min=1) * len(scale_P)), support

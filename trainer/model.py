@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
+from trainer.config import ModelConfig
+
+_INSTANCE_EPS = 1e-5  # added to the variance, as in RevIN
+
 
 class MaskedAutoencoder(nn.Module):
     """Reconstruct hidden bars from the visible ones of all timeframes, through a strided bottleneck.
@@ -33,9 +37,13 @@ class MaskedAutoencoder(nn.Module):
         latent_stride: bars per latent.
         dropout: probability, on both residual branches of a block; not on attention weights, which would take
             scaled_dot_product_attention off its fused kernels on CPUs.
+        instance_norm: give the encoder each feature relative to the mean and standard deviation of the window's
+            visible bars, and put the decoders' outputs, which stand for the first `n_targets` features, back into the
+            units of the input (Kim et al. 2022, RevIN, without its affine map).
 
     Raises:
-        ValueError: if `d_model` cannot be split into heads of even width.
+        ValueError: if `d_model` cannot be split into heads of even width, or `instance_norm` has no feature for a
+            target.
     """
 
     def __init__(
@@ -51,14 +59,22 @@ class MaskedAutoencoder(nn.Module):
         mlp_ratio: float,
         latent_stride: int,
         dropout: float,
+        instance_norm: bool = False,
     ) -> None:
         super().__init__()
+        if instance_norm and n_targets > n_features:
+            raise ValueError(
+                f"model.instance_norm needs a feature for each target, and there are {n_targets} targets of "
+                f"{n_features} features; set it to false"
+            )
         if d_model % (2 * n_heads):
             raise ValueError(
                 f"model.d_model ({d_model}) must be a multiple of 2 · model.n_heads (2 · {n_heads}): rotary positions "
                 "turn pairs of a head's channels"
             )
         self.seq_lens = seq_lens
+        self.latent_stride = latent_stride
+        self.instance_norm = instance_norm
         self.stems = nn.ModuleList(Stem(n_features + 1, d_model) for _ in seq_lens)
         self.timeframe_embedding = nn.Parameter(torch.empty(len(seq_lens), d_model))
         self.blocks = nn.ModuleList(
@@ -76,7 +92,14 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """Reconstruct: masked features with their mask channel [B, L_j, F+1] → targets [B, L_j, n_targets], per j."""
-        return [decoder(latent) for decoder, latent in zip(self.decoders, self.latents(x), strict=True)]
+        if not self.instance_norm:
+            return [decoder(latent) for decoder, latent in zip(self.decoders, self._latents(x), strict=True)]
+        scaled, means, stds = zip(*map(instance_normalise, x), strict=True)
+        decoded = (decoder(latent) for decoder, latent in zip(self.decoders, self._latents(list(scaled)), strict=True))
+        return [
+            out * std[..., : out.shape[-1]] + mean[..., : out.shape[-1]]
+            for out, mean, std in zip(decoded, means, stds, strict=True)
+        ]
 
     def encode(self, x: list[Tensor]) -> Tensor:
         """Encode to `encoded` [B, S, latent_len, D], latent_len = ⌈L / latent_stride⌉, oldest latent first.
@@ -92,6 +115,9 @@ class MaskedAutoencoder(nn.Module):
 
     def latents(self, x: list[Tensor]) -> list[Tensor]:
         """Encode to one [B, ⌈L_j / latent_stride⌉, D] per timeframe."""
+        return self._latents([instance_normalise(x_BLC)[0] for x_BLC in x] if self.instance_norm else x)
+
+    def _latents(self, x: list[Tensor]) -> list[Tensor]:
         embedded = [
             stem(x_BLC) + self.timeframe_embedding[j] for j, (stem, x_BLC) in enumerate(zip(self.stems, x, strict=True))
         ]
@@ -233,9 +259,74 @@ def rotate(x_BTHE: Tensor, rotary_2TE: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def instance_normalise(x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale features [B, L, F+1] by their mean and std over the window's visible bars: (scaled, mean, std [B, 1, F]).
+
+    The last channel, 1 where a bar is hidden, stays as it is; hidden bars become 0, the visible bars' mean.
+    A window without visible bars has mean 0 and, like a feature that does not vary, a std of √1e-5.
+    """
+    features_BLF, hidden_BL1 = x_BLC[..., :-1], x_BLC[..., -1:]
+    visible_BL1 = 1 - hidden_BL1
+    count_B11 = visible_BL1.sum(dim=1, keepdim=True).clamp(min=1)
+    mean_B1F = (features_BLF * visible_BL1).sum(dim=1, keepdim=True) / count_B11
+    centred_BLF = (features_BLF - mean_B1F) * visible_BL1
+    std_B1F = (centred_BLF.square().sum(dim=1, keepdim=True) / count_B11 + _INSTANCE_EPS).sqrt()
+    return torch.cat([centred_BLF / std_B1F, hidden_BL1], dim=-1), mean_B1F, std_B1F
+
+
+def build_model(
+    settings: ModelConfig,
+    n_features: int,
+    seq_lens: tuple[int, ...],
+    bar_lengths: tuple[int, ...],
+    n_targets: int = 4,
+) -> MaskedAutoencoder:
+    """The model of a configuration's `model:` section. Raises ValueError for dimensions that do not fit."""
+    return MaskedAutoencoder(
+        n_features,
+        seq_lens,
+        bar_lengths,
+        n_targets,
+        d_model=settings.d_model,
+        n_layers=settings.encoder.n_layers,
+        n_heads=settings.n_heads,
+        mlp_ratio=settings.mlp_ratio,
+        latent_stride=settings.latent_stride,
+        dropout=settings.dropout,
+        instance_norm=settings.instance_norm,
+    )
+
+
 def parameter_count(model: nn.Module) -> int:
     """Count the trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def forward_flops(model: MaskedAutoencoder) -> int:
+    """Floating-point operations of one window's way through encoder and decoders.
+
+    Two a multiplication with its addition, in matrix products, convolutions and attention; nothing else is counted.
+    """
+    tokens, width = sum(model.seq_lens), model.timeframe_embedding.shape[1]
+    total = 0
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight"):  # every weight multiplies each row of its layer's input once
+            part, number = name.split(".")[0], name.split(".")[1]
+            rows = model.seq_lens[int(number)] if part in ("stems", "decoders") else tokens
+            if part == "bottleneck" or name.endswith("expand.weight"):
+                lengths = model.seq_lens if part == "bottleneck" else (rows,)
+                rows = sum(-(-length // model.latent_stride) for length in lengths)
+            total += rows * parameter.numel()
+    within = [i % 2 == 0 for i in range(len(model.blocks))]
+    pairs = sum(sum(length**2 for length in model.seq_lens) if inside else tokens**2 for inside in within)
+    return 2 * (total + 2 * pairs * width)  # attention: the scores, and the weighted values
+
+
+def model_info(model: MaskedAutoencoder) -> str:
+    """For the log: `212,345 parameters · 0.85 MB · 12.3 MFLOP a window forward`."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    flops = forward_flops(model) / 1e6
+    return f"{parameter_count(model):,} parameters · {size / 1e6:.2f} MB · {flops:,.1f} MFLOP a window forward"
 
 
 def _attention(q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class TrainingBar:
         """A line that stays."""
         self._console.line(
             f"  step {step:>6,} of {self._steps * self._epochs:,}  {time.perf_counter() - self._began:6.1f} s  "
-            f"validation loss {validation['loss']:.4f} (last value carried: {validation['last_value_loss']:.4f})"
+            f"validation loss {validation['loss']:.4f} (last value carried: {validation['last_value_loss']:.4f}), "
+            f"correlation {validation['correlation']:.3f}"
             f"{'  best' if best else ''}"
         )

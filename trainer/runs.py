@@ -2,6 +2,7 @@
 
 config.yaml          the resolved configuration, with its file and overrides in a comment
 dataset.json         which store and dataset the run read
+encoder.json         all that live inference needs besides the weights (trainer/encode.py)
 startup.json         how long each phase of the start took
 metrics.jsonl        one object a logged step or validation
 summary.json         how the run ended
@@ -24,6 +25,8 @@ from cache.reader import Dataset, StoreError, open_dataset
 from configs.errors import UserError
 from configs.loader import Config, differences
 from trainer.config import TrainerConfig, parse_trainer
+
+ENCODER_FORMAT = 1
 
 
 def run_directory(name: str, resume: bool) -> Path:
@@ -76,8 +79,49 @@ def record_run(path: Path, config: Config, store: Path, dataset: Dataset) -> Non
     """Make the run directory and save what the run is; the configuration last, which makes it a run."""
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "dataset.json", {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key})
+    if described := describe_encoder(config, dataset):
+        write_json(path / "encoder.json", described)
     header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
     write_atomically(path / "config.yaml", f"{header}\n{config.dump()}".encode())
+
+
+def describe_encoder(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """encoder.json: how windows are made and scaled, and the model's dimensions; {} where they are not of bars.
+
+    JSON gives every float back as it was, so that a window made from it is the store's to the last bit.
+    """
+    if dataset.recipe["source"]["kind"] != "bars":
+        return {}
+    inputs = describe_inputs(dataset)
+    return {"format": ENCODER_FORMAT, "dataset": dataset.entry.key, **inputs, "model": config.values["model"]}
+
+
+def describe_inputs(dataset: Dataset) -> dict[str, Any]:
+    """The part of encoder.json that tells of the windows of a dataset of bars."""
+    source, window = dataset.recipe["source"], dataset.recipe["window"]
+    streams = {symbol: entries.streams for symbol, entries in dataset.symbols.items()}
+    one = {name: stream.manifest for name, stream in next(iter(streams.values())).items()}
+    base = one[dataset.timeframes[0]]
+    return {
+        "timeframes": dataset.timeframes,
+        "seq_lens": dataset.seq_lens,
+        "bar_lengths": {
+            name: int(manifest["nominal_length"]) // int(base["nominal_length"]) for name, manifest in one.items()
+        },
+        "features": {
+            "set": base["feature_set"],
+            "version": base["components"]["fields"]["features"]["version"],
+            "columns": base["features"],
+        },
+        "source": {"label": source["label"], "session": source["session"], "files": list(source["files"])},
+        "window": {"min_coverage": window["min_coverage"], "max_staleness": window["max_staleness"]},
+        "statistics": {
+            symbol: {
+                name: {k: stream.manifest["statistics"][k] for k in ("mean", "std")} for name, stream in of.items()
+            }
+            for symbol, of in streams.items()
+        },
+    }
 
 
 def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:

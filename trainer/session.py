@@ -1,6 +1,6 @@
 """One training session: from an open dataset to the summary, with the start explained line by line."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from trainer.config import TrainerConfig, TrainingConfig
 from trainer.data import WindowSource
 from trainer.loop import autocast, epoch_steps, train
 from trainer.memory import out_of_memory_advice
-from trainer.model import parameter_count
+from trainer.model import model_info
 from trainer.progress import TrainingBar
 from trainer.runs import describe, write_json
 from trainer.tasks import Reconstruct, reconstruct_task
@@ -43,10 +43,10 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
             source.train = source.val = source.train[: training.overfit]
         steps_per_epoch = epoch_steps(training, source)
     with console.phase("build model"):
-        task = reconstruct_task(config, dataset)
+        task = reconstruct_task(config, dataset).on(device)
         try:
             model = task.build_model().to(device)
-            task.masks(0, source.gather(torch.zeros(1, dtype=torch.int64)))
+            task.check(source)
         except ValueError as error:
             raise UserError(str(error)) from None
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -56,7 +56,7 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
     )
     if device.type == "cuda":
         console.line(f"  batches are gathered on the {source.placement}: {source.reason}")
-    console.line(f"  {parameter_count(model):,} parameters · {where} · {training.precision}")
+    console.line(f"  {model_info(model)} · {where} · {training.precision}")
     return Session(training, source, task, model, steps_per_epoch)
 
 
@@ -83,9 +83,9 @@ def run_session(session: Session, path: Path, resume: bool, console: Console) ->
             console.line(f"  {seconds:.2f} s from process start to the first step")
             write_json(path / "startup.json", {"phases": console.phases, "seconds_to_first_step": seconds})
 
-        try:
+        summary = None
+        with suppress(torch.OutOfMemoryError):  # left before advice is sought: what it holds would not be freed
             summary = train(config, source, session.task, session.model, path, bar, resume, on_first_step)
-        except torch.OutOfMemoryError:
-            advice = out_of_memory_advice(config, source.device, partial(one_batch, session))
-            raise advice from None
+        if summary is None:
+            raise out_of_memory_advice(config, source.device, partial(one_batch, session))
     console.line(f"Done: {describe(summary)}. Look at it: bin/evaluate {path}")

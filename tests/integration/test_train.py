@@ -127,6 +127,7 @@ def test_a_run_leaves_what_is_promised(long_run: Path, price_store: Path):
         "startup.json",
         "metrics.jsonl",
         "summary.json",
+        "encoder.json",
         "best.safetensors",
         "last/checkpoint.safetensors",
     }
@@ -163,10 +164,11 @@ def test_metrics_tell_the_whole_story(long_run: Path):
     assert [record["step"] for record in trained] == logged
     assert [record["epoch"] for record in trained] == [(step - 1) // 30 + 1 for step in logged]
     assert [(record["step"], record["epoch"]) for record in validated] == [(1, 1), (30, 1), (60, 2), (90, 3)]
-    told = {"kind", "step", "epoch", "loss", "huber", "lr", "grad_norm", "skipped"}
+    terms = {"huber", "stft", "cross_timeframe", "amplitude_phase"}
+    told = {"kind", "step", "epoch", "loss", "lr", "grad_norm", "skipped"} | terms | {f"share/{name}" for name in terms}
     assert all(record.keys() == told for record in trained)
     ratios = {"mask_ratio/m1", "mask_ratio/m5", "mask_ratio/m15"}
-    told = {"kind", "step", "epoch", "loss", "huber", "last_value_loss"} | ratios
+    told = {"kind", "step", "epoch", "loss", "correlation", "last_value_loss"} | terms | ratios
     assert all(record.keys() == told for record in validated)
     assert all(math.isfinite(value) for record in metrics(long_run) for key, value in record.items() if key != "kind")
 
@@ -217,7 +219,7 @@ def test_the_first_line_comes_before_torch_and_no_heavy_import_ever(long_run: Pa
     text = "".join(piece for _, piece in watch(tmp_path, words, PYTHONPROFILEIMPORTTIME="1"))
     imports = [(match.start(), match[1]) for match in re.finditer(r"import time: +\d+ \| +\d+ \| +(\S+)", text)]
     names = {name for _, name in imports}
-    assert {"torch", "numpy", "safetensors", "trainer.loop", "tqdm"} <= names
+    assert {"torch", "numpy", "safetensors", "trainer.loop"} <= names
     assert not HEAVY & {name.split(".")[0] for name in names}
 
     first_torch = min(at for at, name in imports if name.split(".")[0] == "torch")
@@ -253,7 +255,7 @@ def test_nothing_is_silent_for_long(elsewhere: Path):
     between = [starts[-1], *(at for at, _ in pieces if starts[-1] < at < ends[0]), ends[0]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(between)]
     # relative, because all takes longer on a busy machine
-    assert max(gaps) < max((ends[0] - starts[-1]) / 2, 1.2)
+    assert max(gaps) < max((ends[0] - starts[-1]) / 2, 6)
     assert "validating" in text
 
 

@@ -120,14 +120,14 @@ def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path):
 
 def test_files_hold_numbers_and_text_only(tmp_path: Path):
     trained = Trained(5)
-    trained.save(tmp_path, Progress(5, 0.5, 4, 0))
+    trained.save(tmp_path, Progress(5, 0.5, 4, 0, 0.5))
     save_weights(tmp_path / "best.safetensors", trained.model)
 
     arrays, metadata = parse_safetensors(tmp_path / "last" / "checkpoint.safetensors")
     assert arrays.keys() == trained.state().keys()
     for name, tensor in trained.state().items():
         np.testing.assert_array_equal(arrays[name], tensor.detach().numpy())
-    assert json.loads(metadata["progress"]) == {"step": 5, "best_loss": 0.5, "best_step": 4, "stale_epochs": 0}
+    assert json.loads(metadata["progress"]) == {"step": 5, "best_loss": 0.5, "best_step": 4, "stale_epochs": 0, "best_score": 0.5}
 
     arrays, metadata = parse_safetensors(tmp_path / "best.safetensors")
     assert (arrays.keys(), metadata) == (trained.model.state_dict().keys(), {})

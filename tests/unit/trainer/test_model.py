@@ -1,14 +1,26 @@
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from configs.loader import load_config
+from trainer.config import ModelConfig
 from trainer.losses import huber
-from trainer.masking import apply_masks, draw_masks, window_keys
-from trainer.model import MaskedAutoencoder, parameter_count, rotary_table, rotate
+from trainer.model import (
+    MaskedAutoencoder,
+    build_model,
+    forward_flops,
+    instance_normalise,
+    model_info,
+    parameter_count,
+    rotary_table,
+    rotate,
+)
 from trainer.optim import AdamW
 
 F = 6
@@ -26,6 +38,18 @@ def small(seq_lens: tuple[int, ...], **changes: Any) -> MaskedAutoencoder:
 def inputs(batch: int, seq_lens: tuple[int, ...], seed: int = 1) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, length, F + 1, generator=generator) for length in seq_lens]
+
+
+def hide(batch: int, seq_lens: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Features, the same with hidden bars blanked, and where they are hidden, bool [B, L] a timeframe."""
+    generator = torch.Generator().manual_seed(2)
+    x = [torch.randn(batch, length, F, generator=generator) for length in seq_lens]
+    hidden = [torch.rand(batch, length, generator=generator) < 0.3 for length in seq_lens]
+    blanked = [
+        torch.cat([values.masked_fill(h[..., None], 0), h[..., None].float()], dim=-1)
+        for values, h in zip(x, hidden, strict=True)
+    ]
+    return x, blanked, hidden
 
 
 @pytest.mark.parametrize(("length", "latents"), [(48, 12), (50, 13), (64, 16), (3, 1)])
@@ -195,17 +219,115 @@ def test_overfits_a_small_batch() -> None:
     seq_lens = (16, 16)
     model = small(seq_lens, d_model=32, n_heads=4)
     optimizer = AdamW(model.named_parameters(), lr=1e-2, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(3)
-    x = [torch.randn(4, length, F, generator=generator) for length in seq_lens]
-    masks = draw_masks(window_keys(0, 0, torch.arange(4)), seq_lens, 0.3, 2, 5)
-    masked = apply_masks(x, masks, [4])
+    x, masked, hidden = hide(4, seq_lens)
     losses = []
     for _ in range(150):
         outputs = model(masked)
-        terms = [huber(p, v[..., :4], h, 1.0) for p, v, h in zip(outputs, x, masks.hidden, strict=True)]
+        terms = [huber(p, v[..., :4], h, 1.0) for p, v, h in zip(outputs, x, hidden, strict=True)]
         loss = torch.stack(terms).mean()
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_instance_norm_knows_visible_bars_only() -> None:
+    (x,), (blanked,), (hidden,) = hide(5, (20,))
+    scaled, mean, std = instance_normalise(blanked)
+    for b in range(5):
+        seen = x[b][~hidden[b]]
+        torch.testing.assert_close(mean[b, 0], seen.mean(dim=0))
+        torch.testing.assert_close(std[b, 0], (seen.var(dim=0, correction=0) + 1e-5).sqrt())
+        torch.testing.assert_close(scaled[b, ~hidden[b], :-1], (seen - mean[b]) / std[b])
+        assert not scaled[b, hidden[b], :-1].any()
+    assert torch.equal(scaled[..., -1], hidden.float())
+
+
+def test_instance_norm_of_what_does_not_vary_or_is_hidden_is_finite() -> None:
+    x = torch.full((2, 8, F + 1), 3.0)
+    x[0, :, -1], x[1, :, :-1], x[1, :, -1] = 0, 0, 1
+    scaled, mean, std = instance_normalise(x)
+    assert not scaled[..., :-1].any()
+    assert mean[:, 0, 0].tolist() == [3, 0]
+    torch.testing.assert_close(std, torch.full_like(std, 1e-5**0.5))
+    assert all(out.isfinite().all() for out in small((8,), instance_norm=True)([x]))
+
+
+def test_instance_norm_gives_predictions_in_the_units_of_the_stream() -> None:
+    seq_lens = (16, 10)
+    model, plain = small(seq_lens, instance_norm=True).eval(), small(seq_lens).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # at first, predictions are next to nothing
+            parameter.normal_(std=0.3)
+    plain.load_state_dict(model.state_dict())
+    _, x, _ = hide(3, seq_lens)
+    # Window by window and feature by feature, another level and another unit change the prediction in the same way,
+    level, unit = torch.randn(3, 1, F) * 5, torch.rand(3, 1, F) + 0.5
+    moved = [torch.cat([(one[..., :-1] * unit + level) * (1 - one[..., -1:]), one[..., -1:]], dim=-1) for one in x]
+    for before, after in zip(model(x), model(moved), strict=True):
+        torch.testing.assert_close(after, before * unit[..., :4] + level[..., :4], rtol=1e-4, atol=1e-3)
+    # and the embedding not at all.
+    for before, after in zip(model.latents(x), model.latents(moved), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+    assert plain.instance_norm is False
+    assert not torch.allclose(plain(moved)[0], plain(x)[0] * unit[..., :4] + level[..., :4], atol=0.5)
+    assert not torch.allclose(plain.latents(moved)[0], plain.latents(x)[0], atol=0.5)
+
+
+def test_instance_norm_lets_no_hidden_value_through() -> None:
+    model = small((16,), instance_norm=True).eval()
+    _, (blanked,), (hidden,) = hide(4, (16,))
+    spoiled = blanked.clone()
+    spoiled[..., :-1][hidden] = 99
+    assert torch.equal(instance_normalise(spoiled)[0], instance_normalise(blanked)[0])
+    assert torch.equal(model([spoiled])[0], model([blanked])[0])
+
+
+def test_instance_norm_needs_a_feature_for_each_target() -> None:
+    with pytest.raises(
+        ValueError, match=r"model\.instance_norm needs a feature for each target, and there are 4 targets"
+    ):
+        MaskedAutoencoder(
+            3, (8,), (1,), d_model=8, n_layers=1, n_heads=2, mlp_ratio=1.0, latent_stride=4, dropout=0.0,
+            instance_norm=True,
+        )  # fmt: skip
+
+
+def test_attention_never_has_a_row_for_every_bar_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A batch of tiny sets, one for each of the B · L bars, would not fit into a dimension of a CUDA grid.
+    shapes = []
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        shapes.append(tuple(q.shape))
+        return v
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    with torch.no_grad():
+        small((64, 64, 64))([values.expand(1100, -1, -1) for values in inputs(1, (64, 64, 64))])
+        small((64, 48))([values.expand(1100, -1, -1) for values in inputs(1, (64, 48))])
+    assert shapes == [(3300, 2, 64, 8), (1100, 2, 192, 8), (1100, 2, 64, 8), (1100, 2, 48, 8), (1100, 2, 112, 8)]
+
+
+@pytest.mark.parametrize(("seq_lens", "stride"), [((48, 48, 48), 4), ((50, 20), 3)])
+def test_flops_are_those_that_pytorch_counts(seq_lens: tuple[int, ...], stride: int) -> None:
+    model = small(seq_lens, n_layers=3, latent_stride=stride).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        model([values.to("meta") for values in inputs(1, seq_lens)])
+    assert forward_flops(model) == counter.get_total_flops()
+
+
+def test_model_info() -> None:
+    model = small((16, 16))
+    count = parameter_count(model)
+    expected = (
+        f"{count:,} parameters · {4 * count / 1e6:.2f} MB · {forward_flops(model) / 1e6:,.1f} MFLOP a window forward"
+    )
+    assert model_info(model) == expected
+
+
+def test_a_model_of_a_configuration() -> None:
+    config = load_config(Path(__file__).parents[3] / "configs/test.yaml", ["model.instance_norm=true"])
+    model = build_model(config.parse("model", ModelConfig), F, (12, 12), (1, 5))
+    assert (model.instance_norm, len(model.blocks), model.timeframe_embedding.shape) == (True, 2, (2, 32))
+    assert load_config(Path(__file__).parents[3] / "configs/test.yaml").values["model"]["instance_norm"] is False

@@ -221,7 +221,7 @@ model = MaskedAutoencoder(
     6, (16, 12), (1, 5), d_model=16, n_layers=2, n_heads=2, mlp_ratio=2.0, latent_stride=4, dropout=0.1
 )
 optimizer, scaler = AdamW(model.named_parameters(), 1e-3, 0.1), LossScaler(True, "cpu")
-masks = draw_masks(window_keys(0, 0, batch_indices(0, 8, 100, 0, 0)), (16, 12), 0.3, 2, 4)
+masks = draw_masks(window_keys(0, 0, batch_indices(0, 8, 100, 0, 0)), (16, 12), [0.3, 0.3], 2, 4, None)
 x = [torch.randn(8, length, 6) for length in (16, 12)]
 with torch.autocast("cpu", torch.bfloat16):
     outputs = model(apply_masks(x, masks, [4]))

@@ -1,0 +1,224 @@
+"""Embeddings of a whole dataset, on disk:
+
+    DIR/encode.json     which run, weights, dataset and windows DIR is of, and its parts in order of time
+    DIR/parts/<md5>/    an entry as those of the store: a Zarr v3 group that is there whole or not at all
+
+A part holds up to 64 MB of consecutive windows: `embedding` float32 [window, timeframe, latent, channel] and `time`
+int64 [window], the decision times as CF has them. Each array is one chunk and one file, which begins with the plain
+array, so that a part can be mapped: `np.memmap(part / "embedding/c/0/0/0/0", "<f4", "r", shape=…)`. With xarray, all
+parts are one dataset:
+
+    parts = json.loads(Path("DIR/encode.json").read_text())["parts"]
+    xarray.concat([xarray.open_zarr(f"DIR/{part['path']}", consolidated=False) for part in parts], "window")
+
+A killed call leaves whole parts; the next one makes those that are not there.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cache.keys import Components
+from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec
+from cache.reader import Dataset, SymbolEntries, entry_path
+from cache.timeframes import format_time
+from cache.writer import EntryWriter
+from configs.errors import UserError
+from configs.loader import differences
+from trainer.data import WindowSource
+from trainer.encode import Encoder
+from trainer.runs import describe_inputs, write_json
+
+PART_BYTES = 64_000_000
+PART_VERSION = 1
+Advance = Callable[[int], object]
+
+
+def encode_at(encoder: Encoder, dataset: Dataset, times: Any, batch_size: int = 64) -> Tensor:
+    """Embeddings of a dataset's windows at given decision times: float32 [N, S, latent_len, d_model], on the CPU.
+
+    Args:
+        encoder: of a run on the same kind of windows.
+        dataset: of one symbol.
+        times: N decision times in any order: a pandas.DatetimeIndex with a zone, or whole ns since 1970 UTC.
+        batch_size: windows at a time; the last bits of an embedding depend on it.
+
+    Raises:
+        UserError: for a time without a window (naming the nearest), or a dataset that the encoder was not made for.
+    """
+    check_dataset(encoder, dataset)
+    numbers = window_numbers(dataset, times)
+    source = WindowSource(dataset, encoder.device)
+    batches = numbers.split(batch_size) if len(numbers) else ()
+    return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, source, batches)])
+
+
+def window_numbers(dataset: Dataset, times: Any) -> Tensor:
+    """Numbers of the windows at these decision times, int64 [N]. Arguments and errors as of `encode_at`."""
+    if isinstance(times, pd.DatetimeIndex):
+        if times.tz is None:
+            raise UserError("times have no zone; say which it is, for example with tz_localize('UTC')")
+        times = times.as_unit("ns").asi8
+    wanted = np.asarray(times)
+    if wanted.dtype.kind not in "iu" and len(wanted):
+        raise UserError(
+            f"times are {wanted.dtype}; give a pandas.DatetimeIndex with a zone, or whole nanoseconds since 1970 UTC"
+        )
+    wanted = wanted.astype(np.int64)
+    symbol, entries = _only(dataset)
+    known = entries.windows.array("time")
+    at = np.searchsorted(known, wanted)
+    there = known[np.minimum(at, len(known) - 1)] == wanted
+    if not there.all():
+        first = int(np.argmin(there))
+        near = [format_time(known[i]) for i in (at[first] - 1, at[first]) if 0 <= i < len(known)]
+        raise UserError(
+            f"{dataset.name}: {symbol} has no window at {format_time(wanted[first])}; the nearest "
+            f"{'are' if len(near) > 1 else 'is'} at {' and '.join(near)}"
+        )
+    return torch.from_numpy(at.astype(np.int64))
+
+
+def check_dataset(encoder: Encoder, dataset: Dataset) -> None:
+    """Raise UserError when a dataset's windows are not made and scaled as those of the run."""
+    if dataset.entry.key == encoder.described["dataset"]:
+        return
+    here = describe_inputs(dataset)
+    for part in ("timeframes", "seq_lens", "bar_lengths", "features", "statistics"):
+        for key, old, new in differences({part: encoder.described[part]}, {part: here.get(part)}):
+            raise UserError(
+                f"{dataset.name}: not what {encoder.run} was trained on: {key} was {old}, and is {new}; name the "
+                "dataset that it was trained on, or train on this one"
+            )
+
+
+def encode_dataset(encoder: Encoder, dataset: Dataset, out: Path, split: str, batch_size: int, advance: Advance) -> int:
+    """Write the embeddings of a split of a dataset into a folder, as told above. Returns how many were made now.
+
+    Goes on where an earlier call was stopped, with any batch size. `advance` hears of windows done, also of those found
+    done. Raises UserError when the folder holds anything else, or another process is at work there.
+    """
+    check_dataset(encoder, dataset)
+    source, windows = WindowSource(dataset, encoder.device), window_range(dataset, split)
+    of = {"weights": encoder.weights, "dataset": dataset.entry.key, "split": split}
+    ranges = list(part_ranges(windows, shape_of(encoder)))
+    parts = [Components("parts", PART_VERSION, {**of, "windows": [one.start, one.stop]}, {}) for one in ranges]
+    record = {
+        **of,
+        "run": str(encoder.run.resolve()),
+        "timeframes": dataset.timeframes,
+        "shape": [len(windows), *shape_of(encoder)],
+        "parts": [
+            {"path": f"parts/{part.key}", "windows": [one.start, one.stop]}
+            for part, one in zip(parts, ranges, strict=True)
+        ],
+    }
+    made = 0
+    with _claimed(out, of):
+        write_json(out / "encode.json", {**record, "complete": False})
+        for part, one in zip(parts, ranges, strict=True):
+            if (entry_path(out, "parts", part.key) / "zarr.json").is_file():
+                advance(len(one))
+                continue
+            with EntryWriter(out, part) as entry:
+                embedded = _embedded(encoder, source, torch.arange(one.start, one.stop).split(batch_size))
+                _fill(entry, shape_of(encoder), dataset, one, embedded, advance)
+                details = {name: record[name] for name in ("run", "dataset", "timeframes")}
+                entry.publish(**details, batch_size=batch_size, device=encoder.device.type)
+            made += len(one)
+        write_json(out / "encode.json", {**record, "complete": True})
+    return made
+
+
+def window_range(dataset: Dataset, split: str) -> range:
+    """The windows of a split (`all` has also those purged between `train` and `val`). Raises UserError for none."""
+    symbol, entries = _only(dataset)
+    bounds = dataset.splits[split]["windows"][symbol] if split != "all" else (0, entries.windows.shape("time")[0])
+    if bounds[1] <= bounds[0]:
+        raise UserError(f"{dataset.name}: the split {split} of {symbol} has no windows; choose another --split")
+    return range(*bounds)
+
+
+def _only(dataset: Dataset) -> tuple[str, SymbolEntries]:
+    if len(dataset.symbols) > 1:
+        raise UserError(
+            f"{dataset.name} holds {len(dataset.symbols)} symbols, and embeddings are made of one; build a dataset of "
+            f"one, for example with data.source.symbols=[{next(iter(dataset.symbols))}]"
+        )
+    return next(iter(dataset.symbols.items()))
+
+
+def shape_of(encoder: Encoder) -> tuple[int, int, int]:
+    """(S, latent_len, d_model) of an embedding."""
+    model = encoder.model
+    return len(model.seq_lens), -(-model.seq_lens[0] // model.latent_stride), model.timeframe_embedding.shape[1]
+
+
+def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
+    """Ranges of windows that make about PART_BYTES each, and never more than one chunk."""
+    size = min(max(PART_BYTES // (4 * math.prod(shape)), 1), CHUNK_ROWS)
+    for start in range(windows.start, windows.stop, size):
+        yield range(start, min(start + size, windows.stop))
+
+
+def _embedded(encoder: Encoder, source: WindowSource, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    for index in batches:
+        yield encoder.embed(source.gather(index).x).cpu()
+
+
+def _fill(
+    entry: EntryWriter,
+    shape: tuple[int, ...],
+    dataset: Dataset,
+    windows: range,
+    embedded: Iterable[Tensor],
+    advance: Advance,
+) -> None:
+    """Write the arrays of a part."""
+    _, entries = _only(dataset)
+    axes = ("window", "timeframe", "latent", "channel")
+    embedding = entry.array(ArraySpec("embedding", "<f4", axes, shape, {"coordinates": "time"}))
+    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
+    time.append(entries.windows.rows("time", windows.start, windows.stop))
+    for values in embedded:
+        embedding.append(values.numpy())
+        advance(len(values))
+
+
+@contextmanager
+def _claimed(out: Path, of: Mapping[str, str]) -> Iterator[None]:
+    """Keep other processes out of a folder, and refuse one that holds something else."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(out / ".lock", timeout=0):
+            _check_folder(out, of)
+            yield
+    except filelock.Timeout:
+        raise UserError(f"{out}: another process is encoding there; wait for it, or name another --out") from None
+
+
+def _check_folder(out: Path, of: Mapping[str, str]) -> None:
+    path = out / "encode.json"
+    if not path.exists():
+        if others := sorted(one.name for one in out.iterdir() if one.name != ".lock"):
+            raise UserError(f"{out}: holds {others[0]}, but no encode.json; name an empty or a new folder as --out")
+        return
+    try:
+        found = json.loads(path.read_bytes())
+        changed = [(name, found[name], value) for name, value in of.items() if found[name] != value]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; delete {out}, or name another --out") from None
+    if changed:
+        lines = "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in changed)
+        raise UserError(
+            f"{out}: holds other embeddings, of {found.get('run')}:\n{lines}\nName another --out for those asked for"
+        )

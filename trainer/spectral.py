@@ -1,0 +1,138 @@
+"""Losses on the spectra of composite signals: predicted where hidden, true where visible (`losses.composite`).
+
+All of it runs in float32 under autocast, because cuFFT takes half precision for powers of two only; float64 stays
+float64. No host synchronisation, no shapes that depend on data.
+
+Shape suffixes: B batch, L bars, C channels (each a signal of its own), T frames, N bars a frame, K frequencies.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Added in quadrature to every magnitude. Signals are z-scores, so magnitudes are near 1 and float32 leaves errors of
+# 1e-5 in them; below this, a magnitude counts as none.
+EPSILON = 1e-3
+_SHORTEST = 4  # bars: the hop is a quarter of a frame, and two frequencies above 0 are the fewest that correlate
+
+
+def fitting_scales(n_ffts: Sequence[int], lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Those of `n_ffts` that are no longer than the sequence, for each of `lengths`, all in bars.
+
+    Raises:
+        ValueError: if none fits one of the lengths, or one is below 4.
+    """
+    if any(n_fft < _SHORTEST for n_fft in n_ffts):
+        raise ValueError(f"loss.stft.n_ffts is {list(n_ffts)}: a frame needs at least {_SHORTEST} bars")
+    fitting = tuple(tuple(n_fft for n_fft in n_ffts if n_fft <= length) for length in lengths)
+    for found, length in zip(fitting, lengths, strict=True):
+        if not found:
+            raise ValueError(
+                f"loss.stft.n_ffts is {list(n_ffts)}, and none of them fits a window of {length} bars: add one of at "
+                f"most {length}, or lengthen data.window.seq_len"
+            )
+    return fitting
+
+
+def stft(prediction_BLC: Tensor, target_BLC: Tensor, n_ffts: Sequence[int], epsilon: float = EPSILON) -> Tensor:
+    """Multi-resolution STFT loss: a scalar, float32 (float64 if an input is).
+
+    The mean over n_fft of ‖|S| − |Ŝ|‖_F / ‖|S|‖_F + mean |log|S| − log|Ŝ||, with S of the target and magnitudes
+    √(re² + im² + ε²) (Yamamoto, Song and Kim 2020, "Parallel WaveGAN"; the first term is the spectral convergence of
+    Arık, Jun and Diamos 2019, "Fast spectrogram inversion").
+
+    As in the authors' implementation, the norms run over all frames, frequencies and signals of the batch: a signal
+    that hardly moves, such as an open that always equals the close before, does not divide by nearly 0. Frames lie
+    n_fft // 4 apart under a periodic Hann window, the last at the end of the sequence. Nothing is padded, so nothing
+    outside the window is invented; up to n_fft // 4 − 1 of the oldest bars are in no frame, and bars near both ends
+    weigh little.
+
+    Args:
+        prediction_BLC: composite signals, any floating dtype.
+        target_BLC: true signals of the same shape.
+        n_ffts: frame lengths in bars, of any factorisation; see `fitting_scales`.
+        epsilon: ε.
+
+    Raises:
+        ValueError: if there is no frame length, or one is below 4 or longer than the sequence.
+    """
+    assert prediction_BLC.shape == target_BLC.shape
+    length = target_BLC.shape[1]
+    if fitting_scales(n_ffts, [length]) != (tuple(n_ffts),):
+        raise ValueError(f"STFT frames of {max(n_ffts)} bars do not fit a sequence of {length}")
+    signals_BCL = [_at_least_float32(x).transpose(1, 2) for x in (target_BLC, prediction_BLC)]
+    terms = []
+    for n_fft in n_ffts:
+        true_BCTK, predicted_BCTK = (_power(_frames(signal, n_fft), epsilon) for signal in signals_BCL)
+        true_magnitude, predicted_magnitude = true_BCTK.sqrt(), predicted_BCTK.sqrt()
+        # vector_norm has the gradient 0 where prediction and target agree; a root of a sum of squares would have NaN
+        difference = torch.linalg.vector_norm(true_magnitude - predicted_magnitude)
+        convergence = difference / torch.linalg.vector_norm(true_magnitude)
+        terms.append(convergence + (true_BCTK.log() - predicted_BCTK.log()).abs().mean() / 2)
+    return torch.stack(terms).mean()
+
+
+def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Amplitude and phase of whole windows: a scalar in [0, 2], float32 (float64 if an input is).
+
+    The mean over windows and channels of ½(1 − corr(log|X|, log|X̂|)) + ½(1 − Σ w_k cos Δφ_k), w_k = |X_k|²/Σ|X|²,
+    over the frequencies k ≥ 1 of the rFFT X of the target and X̂ of the prediction (DESIGN §8).
+
+    Where a spectrum is degenerate, both halves stay defined and smooth, because ε stands beside each magnitude: |X|² is
+    re² + im² + ε², cos Δφ = (re·rê + im·im̂ + ε²)/(|X||X̂|), and corr = (cov + ε²)/√((var + ε²)(var̂ + ε²)). So two
+    constant signals agree (0), a constant one and one that moves are uncorrelated and out of phase by 90° (1 together,
+    but for terms of the order of ε), and equal signals give 0 whatever they are.
+
+    Args:
+        prediction_BLC: composite signals, any floating dtype.
+        target_BLC: true signals of the same shape.
+        epsilon: ε.
+
+    Raises:
+        ValueError: if there are fewer than 4 bars, and so fewer than two frequencies to correlate.
+    """
+    assert prediction_BLC.shape == target_BLC.shape
+    if target_BLC.shape[1] < _SHORTEST:
+        raise ValueError(f"amplitudes and phases need windows of at least {_SHORTEST} bars, not {target_BLC.shape[1]}")
+    true_BCK, predicted_BCK = (_spectra(x) for x in (target_BLC, prediction_BLC))
+    true_power, predicted_power = (_power(spectrum, epsilon) for spectrum in (true_BCK, predicted_BCK))
+    # log|X| = ½ log|X|²
+    true_log, predicted_log = (_centred(power.log() / 2) for power in (true_power, predicted_power))
+    true_variance, predicted_variance = (values.square().mean(-1) + epsilon**2 for values in (true_log, predicted_log))
+    covariance_BC = (true_log * predicted_log).mean(-1) + epsilon**2
+    correlation_BC = covariance_BC / (true_variance * predicted_variance).sqrt()
+    product_BCK = true_BCK.real * predicted_BCK.real + true_BCK.imag * predicted_BCK.imag + epsilon**2
+    cosine_BCK = product_BCK / (true_power * predicted_power).sqrt()
+    weight_BCK = true_power / true_power.sum(-1, keepdim=True)
+    return ((1 - correlation_BC) / 2 + (1 - (weight_BCK * cosine_BCK).sum(-1)) / 2).mean()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _frames(signal_BCL: Tensor, n_fft: int) -> Tensor:
+    """Spectra of all frames under a Hann window: complex [B, C, T, K]."""
+    hop = n_fft // 4
+    surplus = (signal_BCL.shape[-1] - n_fft) % hop
+    frames_BCTN = signal_BCL[..., surplus:].unfold(-1, n_fft, hop)
+    window_N = torch.hann_window(n_fft, dtype=signal_BCL.dtype, device=signal_BCL.device)
+    spectra_BCTK: Tensor = torch.fft.rfft(frames_BCTN * window_N)
+    return spectra_BCTK
+
+
+def _spectra(x_BLC: Tensor) -> Tensor:
+    """Spectra of whole windows at k ≥ 1: complex [B, C, K]."""
+    # The mean is no part of them; taken off before, its rounding errors are not either.
+    spectra_BCK: Tensor = torch.fft.rfft(_centred(_at_least_float32(x_BLC).transpose(1, 2)))
+    return spectra_BCK[..., 1:]
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def _power(spectrum: Tensor, epsilon: float) -> Tensor:
+    """Squared magnitudes re² + im² + ε²."""
+    return spectrum.real.square() + spectrum.imag.square() + epsilon**2
