@@ -34,7 +34,6 @@ INDEX = "headstart-export.json"
 JSON_BYTES = 64 * 2**20  # of the index, or of a manifest, at most
 _KEY = re.compile(r"[0-9a-f]{32}")
 _ARRAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_NAME_LENGTH = 200
 _ROW_BYTES = 4096  # a block of rows is held in memory: 256 MiB at most
 _INDEX = {
     "format": str,
@@ -118,9 +117,7 @@ def ref_fault(ref: Mapping[str, Any]) -> str:
         recipe = Recipe.model_validate(ref["recipe"])
     except ValidationError as error:
         first = error.errors()[0]
-        return f"recipe.{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if len(recipe.name) > _NAME_LENGTH:
-        return f"its name is longer than {_NAME_LENGTH} letters"
+        return f"recipe.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
     return "" if recipe.name == ref["name"] else f"it names {ref['name']!r}, but its recipe {recipe.name!r}"
 
 

@@ -66,7 +66,7 @@ def check_entry(store: Path, stage: str, key: str) -> tuple[list[Finding], list[
     An entry with a damaged manifest has no bodies: what they should be is not known.
     """
     path, bodies = entry_path(store, stage, key), list[Body]()
-    found = [Finding(file, what, _REMAKE, path) for file, what in _entry_faults(path, stage, key, bodies)]
+    found = list(_entry_faults(path, stage, key, bodies))
     if bodies or not found:
         found += _strangers(path, {path / "zarr.json", *(b.file for b in bodies), *map(_metadata_path, bodies)})
     whole = {finding.file for finding in found}
@@ -78,65 +78,84 @@ def check_body(body: Body, advance: Callable[[int], object]) -> Finding | None:
     try:
         if _md5(body.file, body.size, advance) == body.md5:
             return None
-        what = _what_changed(body)
+        return Finding(body.file, _what_changed(body), _REMAKE, body.entry)
     except OSError as error:
-        what = _unreadable(error)
-    return Finding(body.file, what, _REMAKE, body.entry)
+        return unread(error, body.file, _REMAKE, body.entry)
 
 
 def check_ref(path: Path) -> tuple[str, Finding | None]:
     """The key of the dataset that a ref points to; "" with what is wrong where it does not tell."""
-    ref, what = _record(path)
+    remedy = (
+        "bin/cache verify --repair removes it, and bin/build-cache with its configuration, or importing its archive "
+        "again, writes it again. Its entries count as unreferenced until then: do that before bin/cache prune"
+    )
+    try:
+        ref, what = _record(path)
+    except OSError as error:
+        return "", unread(error, path, remedy, path)
     what = what or fault(ref, REF)
     if not what and (ref["name"], ref["recipe"]["name"]) != (path.stem, path.stem):
         what = f"it is the ref of {ref['name']}"
-    if not what:
-        return str(ref["dataset"]), None
-    remedy = "bin/cache verify --repair removes it, and bin/build-cache with its configuration writes it again"
-    return "", Finding(path, what, remedy, path)
+    return ("", Finding(path, what, remedy, path)) if what else (str(ref["dataset"]), None)
 
 
 def check_memo(path: Path) -> Finding | None:
     """What the builder remembers of a source file."""
-    memo, what = _record(path)
+    remedy = "harmless: builds do without it and write it again; bin/cache verify --repair removes it"
+    try:
+        memo, what = _record(path)
+    except OSError as error:
+        return unread(error, path, remedy, path)
     if not what:
         if "file" in memo:
             name = hashlib.md5(str(memo["file"][0]).encode(), usedforsecurity=False).hexdigest()
         else:
             name = f"{content_md5(memo.get('of'))}-symbols"
         what = "" if name == path.stem else "it is of another source file"
-    remedy = "harmless: builds do without it and write it again; bin/cache verify --repair removes it"
     return Finding(path, what, remedy, path) if what else None
 
 
-def _entry_faults(path: Path, stage: str, key: str, bodies: list[Body]) -> Iterator[tuple[Path, str]]:
-    """(file, what is wrong with it); `bodies` receives those of a manifest that can be trusted."""
+def unread(error: OSError, file: Path, remedy: str = "", drop: Path | None = None) -> Finding:
+    """What is wrong with a file that cannot be read: lost, and `remedy` tells how it comes back, or only closed."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return Finding(file, "it is missing", remedy, drop)
+    if error.errno == errno.EIO:
+        return Finding(file, "the disk cannot read it", remedy, drop)
+    why = (error.strerror or str(error)).lower()
+    return Finding(file, f"it cannot be read ({why})", "nothing is known of it; see to that, and verify again")
+
+
+def _entry_faults(path: Path, stage: str, key: str, bodies: list[Body]) -> Iterator[Finding]:
+    """What is wrong but the content of arrays; `bodies` receives those of a manifest that can be trusted."""
     file = path / "zarr.json"
-    manifest, what = _manifest(file, stage, key)
+    try:
+        manifest, what = _manifest(file.read_bytes(), stage, key)
+    except OSError as error:
+        yield unread(error, file, _REMAKE, path)
+        return
     if what:
-        yield file, what
+        yield Finding(file, what, _REMAKE, path)
         return
     for name, described in manifest["arrays"].items():
         spec, rows, size = array_spec(name, described), described["shape"][0], described["bytes"]
         body = Body(path, body_path(path, name, len(described["shape"])), spec, rows, size, described["md5"])
         bodies.append(body)
-        content, what = _read(_metadata_path(body))
-        if what or content != metadata_bytes(array_metadata(spec, rows)):
-            yield _metadata_path(body), what or _CHANGED
+        try:
+            if _metadata_path(body).read_bytes() != metadata_bytes(array_metadata(spec, rows)):
+                yield Finding(_metadata_path(body), _CHANGED, _REMAKE, path)
+        except OSError as error:
+            yield unread(error, _metadata_path(body), _REMAKE, path)
         try:
             found = body.file.stat().st_size
         except OSError as error:
-            yield body.file, _unreadable(error)
+            yield unread(error, body.file, _REMAKE, path)
         else:
             if found != size:
-                yield body.file, _other_size(found, body)
+                yield Finding(body.file, _other_size(found, body), _REMAKE, path)
 
 
-def _manifest(file: Path, stage: str, key: str) -> tuple[dict[str, Any], str]:
+def _manifest(content: bytes, stage: str, key: str) -> tuple[dict[str, Any], str]:
     """The manifest of an entry, and what is wrong with it."""
-    content, what = _read(file)
-    if what:
-        return {}, what
     try:
         attributes = json.loads(content)["attributes"]
         written_in = attributes["format"]
@@ -162,19 +181,22 @@ def _manifest(file: Path, stage: str, key: str) -> tuple[dict[str, Any], str]:
 
 def _record(path: Path) -> tuple[dict[str, Any], str]:
     """A sealed record in a file of its own, and what is wrong with it."""
-    content, what = _read(path)
+    content = path.read_bytes()
     try:
-        record = json.loads(content) if not what else {}
-        return (unsealed(record), "") if not what and content == canonical_json(record) else ({}, what or _CHANGED)
+        record = json.loads(content)
+        return (unsealed(record), "") if content == canonical_json(record) else ({}, _CHANGED)
     except (ValueError, RecursionError):
         return {}, _CHANGED
 
 
 def _strangers(path: Path, known: set[Path]) -> Iterator[Finding]:
-    for folder, _, names in os.walk(path):
+    closed: list[OSError] = []
+    for folder, _, names in os.walk(path, onerror=closed.append):
         for name in sorted(names):
             if (file := Path(folder) / name) not in known:
                 yield Finding(file, "it does not belong into the entry", "bin/cache verify --repair removes it", file)
+    for error in closed:
+        yield unread(error, Path(error.filename))
 
 
 def _what_changed(body: Body) -> str:
@@ -214,20 +236,3 @@ def _md5(path: Path, size: int, advance: Callable[[int], object], end: bytes = b
             advance(count)
     md5.update(end)
     return md5.hexdigest()
-
-
-def _read(path: Path) -> tuple[bytes, str]:
-    """A small file, and what is wrong where it cannot be read."""
-    try:
-        return path.read_bytes(), ""
-    except OSError as error:
-        return b"", _unreadable(error)
-
-
-def _unreadable(error: OSError) -> str:
-    """What is wrong with a file that cannot be read. Raises the error when that is no fault of the file."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return "it is missing"
-    if error.errno == errno.EIO:
-        return "the disk cannot read it"
-    raise error

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,10 +14,15 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
+from cache.early import end_at_once
+from cache.files import in_words
 from configs.errors import UserError
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 _TICK_SECONDS = 0.8
+_SILENCE_SECONDS = 0.5  # what lasts shorter is not worth a line
+_REPEAT_SECONDS = 4.0
+_PIPE_CLOSED = 141  # what a shell reports of a program that nobody reads any more
 
 
 def process_started() -> float:
@@ -30,60 +36,131 @@ def process_started() -> float:
 
 
 class Console:
-    """Progress lines on one stream. Phases are timed, kept in `phases`, and never silent for a second."""
+    """Progress lines on one stream, from any thread. Phases are timed, kept in `phases`, and never silent for a second.
+
+    When nobody reads the stream any more, the work goes on without it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.started = process_started()
         self.phases: dict[str, float] = {}
         self._open_line = False
+        self._bar: Any = None  # on a terminal, where it stays below all lines
+        self._lock = threading.RLock()
 
     def line(self, text: str) -> None:
         """Print a whole line."""
-        self._write("\n" * self._open_line + text + "\n")
-        self._open_line = False
+        with self._lock:
+            if self._bar is not None:
+                self._bar.write(text, file=self.stream)
+                return
+            self._write("\n" * self._open_line + text + "\n")
+            self._open_line = False
+
+    def waiting_for(self, what: str) -> Callable[[], None]:
+        """To be called again and again while something is waited for: says so within a second, and every few seconds.
+
+        Beside a bar, which moves, it is said once.
+        """
+        due = 0.0
+
+        def tick() -> None:
+            nonlocal due
+            now = time.monotonic()
+            if due and now >= due:
+                self.line(f"  waiting for {what}")
+                due = now + _REPEAT_SECONDS if self._bar is None else float("inf")
+            due = due or now + _SILENCE_SECONDS
+
+        return tick
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a stretch of work: prints its name, a dot now and then while it lasts, and its seconds."""
         began = time.perf_counter()
-        self._write("\n" * self._open_line + f"  {name} ")
-        self._open_line = True
-        with _ticking(lambda: self._write("." if self._open_line else "")):
+        with self._lock:
+            self._write("\n" * self._open_line + f"  {name} ")
+            self._open_line = True
+        with _ticking(self._dot):
             yield
         self.phases[name] = time.perf_counter() - began
-        self._write(f"{'' if self._open_line else f'  {name} '}{self.phases[name]:.2f} s\n")
-        self._open_line = False
+        with self._lock:
+            self._write(f"{'' if self._open_line else f'  {name} '}{self.phases[name]:.2f} s\n")
+            self._open_line = False
 
     @contextmanager
     def bar(self, name: str, unit: str, total: int | None = None) -> Iterator[Any]:
-        """A tqdm progress bar on this stream, which ticks even when nothing advances."""
+        """A tqdm progress bar on a terminal, which ticks even when nothing advances; elsewhere a line now and then."""
+        if not self.stream.isatty():
+            lines = Lines(self, name, unit, total)
+            with _ticking(lines.refresh):
+                yield lines
+            return
         from tqdm import tqdm  # here, because the first line of output must not wait for it
 
-        every = 0.1 if self.stream.isatty() else _TICK_SECONDS
-        options: dict[str, Any] = {
-            "unit": f" {unit}",
-            "unit_scale": True,
-            "leave": False,
-            "mininterval": every,
-            "miniters": 1,
-        }
+        options: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "leave": False, "miniters": 1}
         with tqdm(total=total, desc=f"  {name}", file=self.stream, **options) as bar, _ticking(bar.refresh):
-            yield bar
+            self._bar = bar
+            try:
+                yield bar
+            finally:
+                self._bar = None
 
     def since_start(self) -> float:
         """Seconds since the process began."""
         return time.time() - self.started
 
+    def _dot(self) -> None:
+        with self._lock:
+            self._write("." * self._open_line)
+
     def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        with self._lock:
+            try:
+                self.stream.write(text)
+                self.stream.flush()
+            except BrokenPipeError:
+                self.stream = open(os.devnull, "w")  # noqa: PTH123, SIM115 - it is open until the end
+            except OSError as error:
+                where = "standard error" if self.stream is sys.stderr else "standard output"
+                raise UserError(f"{where}: {(error.strerror or str(error)).lower()}") from None
 
 
-def command(**settings: Any) -> Callable[[Callable[..., None]], click.Command]:
+class Lines:
+    """Progress for a log file, with the face of a tqdm bar: a line every few seconds, and none for what is short."""
+
+    def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
+        self.n = 0
+        self._console, self._name, self._unit, self._total = console, name, unit, total
+        self._note = ""
+        self._began = time.monotonic()
+        self._due = self._began + _SILENCE_SECONDS
+
+    def update(self, count: int = 1) -> None:
+        """So much more is done."""
+        self.n += count
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Say this as well, in the lines that follow."""
+        self._note = f", {text}"
+
+    def refresh(self) -> None:
+        """Print a line when it is time for one."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _REPEAT_SECONDS
+            done, total = (f"{n / 1e6:,.1f}" if self._unit == "B" else f"{n:,}" for n in (self.n, self._total or 0))
+            of = f"{done} of {total}" if self._total else done
+            unit = "MB" if self._unit == "B" else self._unit
+            self._console.line(f"  {self._name}: {of} {unit}, {now - self._began:.0f} s{self._note}")
+
+
+def command(kept: bool = False, **settings: Any) -> Callable[[Callable[..., None]], click.Command]:
     """A click command that exits with 0 (done), 1 (failed, with a message) or 2 (bad usage).
 
-    Foreseeable faults (UserError, OSError, MemoryError, Ctrl-C) end in one message; `--debug` shows the traceback.
+    Foreseeable faults (UserError, OSError, MemoryError, Ctrl-C) end in one message; `--debug` shows the traceback. When
+    nobody reads the output any more, it ends quietly. `kept`: what was finished before a fault stays.
     """
 
     def wrap(function: Callable[..., None]) -> click.Command:
@@ -91,11 +168,16 @@ def command(**settings: Any) -> Callable[[Callable[..., None]], click.Command]:
         @functools.wraps(function)
         def guarded(debug: bool, **arguments: Any) -> None:
             try:
+                if signal.getsignal(signal.SIGINT) is end_at_once:
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
                 function(**arguments)
+            except BrokenPipeError:
+                sys.exit(_PIPE_CLOSED)
             except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
-                if debug:
-                    traceback.print_exc()
-                click.echo(f"\nerror: {_words(error)}", err=True)
+                with suppress(OSError):
+                    if debug:
+                        traceback.print_exc()
+                    click.echo(f"\nerror: {_words(error, kept)}", err=True)
                 sys.exit(1)
 
         return click.command(cls=click.Command, context_settings=HELP_OPTIONS, **settings)(guarded)
@@ -130,8 +212,9 @@ def _ticking(tick: Callable[[], object]) -> Iterator[None]:
     done = threading.Event()
 
     def run() -> None:
-        while not done.wait(_TICK_SECONDS):
-            tick()
+        with suppress(UserError):  # a stream that cannot be written: the work itself will meet it
+            while not done.wait(_TICK_SECONDS):
+                tick()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -142,14 +225,13 @@ def _ticking(tick: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def _words(error: BaseException) -> str:
+def _words(error: BaseException, kept: bool) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was finished is kept"
+        return "interrupted" + "; what was finished is kept" * kept
     if isinstance(error, MemoryError):
         return f"out of memory: {error}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}no space left on device; free some and run the command again, what was finished is kept"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'input/output'}: {error.strerror.lower()}"
-    return str(error)
+        what = "no space left on device; free some and run the command again"
+        return where + what + ", what was finished is kept" * kept
+    return in_words(error) if isinstance(error, Exception) else str(error)

@@ -2,7 +2,6 @@
 
 import fcntl
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cache.files import in_words, listing
 from cache.layout import STAGES
 from cache.reader import Entry, StoreError, open_entry
 from cache.uses import read_uses
@@ -26,21 +26,41 @@ class Abandoned:
     bytes: int
 
 
-def entry_ids(store: Path) -> Iterator[Id]:
-    """All published entries, damaged ones too."""
+def stage_paths(store: Path, unread: list[OSError] | None = None) -> Iterator[tuple[str, Path]]:
+    """All that lies in the stages' folders, hidden or not: (stage, path).
+
+    A folder that cannot be read raises OSError, unless `unread` receives it: then nothing may be removed.
+    """
     for stage in STAGES:
-        for path in sorted((store / stage).glob("[!.]*")):
+        try:
+            paths = listing(store / stage)
+        except OSError as error:
+            if unread is None:
+                raise
+            unread.append(error)
+            continue
+        yield from ((stage, path) for path in paths)
+
+
+def entry_ids(store: Path, unread: list[OSError] | None = None) -> Iterator[Id]:
+    """All published entries, damaged ones too. `unread`: see stage_paths."""
+    for stage, path in stage_paths(store, unread):
+        try:
             if _KEY.fullmatch(path.name) and path.is_dir():
                 yield stage, path.name
+        except OSError as error:
+            if unread is None:
+                raise
+            unread.append(error)
 
 
-def open_entries(store: Path, damaged: list[str]) -> Iterator[tuple[Id, Entry]]:
-    """All entries that can be opened; `damaged` receives what is wrong with the others."""
-    for one in entry_ids(store):
+def open_entries(store: Path, damaged: list[str], unread: list[OSError] | None = None) -> Iterator[tuple[Id, Entry]]:
+    """All entries that can be opened; `damaged` receives what is wrong with the others. `unread`: see stage_paths."""
+    for one in entry_ids(store, unread):
         try:
             yield one, open_entry(store, *one)
-        except (StoreError, OSError) as error:  # OSError: a disk that fails
-            damaged.append(str(error))
+        except (StoreError, OSError) as error:  # OSError: a disk that fails, or no right to read
+            damaged.append(in_words(error))
 
 
 def inputs(entry: Entry) -> list[Id]:
@@ -106,13 +126,22 @@ def last_uses(entries: Mapping[Id, Entry], diary: Diary) -> dict[Id, datetime]:
     return last
 
 
-def abandoned(store: Path) -> Iterator[Abandoned]:
-    """What killed builders, and interrupted removals, left in the stages' folders."""
-    for stage in STAGES:
-        for path in sorted((store / stage).glob(".*")):
-            key = _KEY.match(path.name.removeprefix("."))
+def abandoned(store: Path, unread: list[OSError] | None = None) -> Iterator[Abandoned]:
+    """What killed builders, and interrupted removals, left in the stages' folders. `unread`: see stage_paths."""
+    for stage, path in stage_paths(store, unread):
+        key = _KEY.match(path.name[1:]) if path.name.startswith(".") else None
+        try:
             if key and not is_locked(store, (stage, key[0])):
                 yield Abandoned(path, size_on_disk([path]))
+        except OSError as error:
+            if unread is None:
+                raise
+            unread.append(error)
+
+
+def memos(store: Path) -> list[Path]:
+    """What the builder remembers of source files."""
+    return [p for p in listing(store / "sources") if p.suffix == ".json" and not p.name.startswith(".")]
 
 
 def lock_path(store: Path, one: Id) -> Path:
@@ -139,8 +168,9 @@ def size_on_disk(paths: Iterable[Path]) -> int:
     """Bytes of all files there and below; those that vanish meanwhile do not count."""
     total = 0
     for path in paths:
-        for folder, _, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    total += (Path(folder) / name).lstat().st_size
+        with suppress(FileNotFoundError):
+            if path.is_dir():
+                total += size_on_disk(inner for inner in listing(path) if not inner.is_symlink())
+            else:
+                total += path.lstat().st_size
     return total

@@ -63,7 +63,7 @@ def _inputs(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
             yield f"other bars of {', '.join(changed)}"
     else:
         words = {
-            "content": "another file",
+            "content": "new file",
             "rows": "another symbol of the file",
             "bars": "other bars",
             "base": "other base bars",

@@ -1,8 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, folders as they are, and the words for what the system refuses."""
 
 import os
 import threading
 from pathlib import Path
+
+
+def listing(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing where there is none.
+
+    Raises OSError naming the folder where it cannot be read: nobody may take it for an empty one, as Path.glob does.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        if folder.is_symlink():  # to a disk that is not there
+            raise
+        return []
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -27,3 +40,10 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def in_words(error: Exception) -> str:
+    """What the system refused, and where, as `store/refs: permission denied`; other errors in their own words."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.filename or 'input/output'}: {(error.strerror or str(error)).lower()}"

@@ -11,9 +11,10 @@ import click
 
 from cache.console import command, examples
 from cache.contents import read_diary
-from cache.reader import Dataset, StoreError, open_dataset, read_ref, ref_names
+from cache.files import in_words
+from cache.reader import Dataset, StoreError, check_store, open_dataset, read_ref
 from cache.show import describe, show_lines
-from cache.stats import Amount, DatasetAmount, Stats, last_used, store_stats
+from cache.stats import Amount, DatasetAmount, Stats, diary_of, last_used, open_refs, store_stats
 from cache.tables import age, mb, table
 
 store_option = click.option(
@@ -50,14 +51,14 @@ def list_command(store: Path, as_json: bool) -> None:
     Name, key, timeframes, number of windows, when each was last asked for, and when it was last used. Exits with 1
     when one of them is damaged; the others are listed all the same.
     """
-    found, damaged = [], []
-    names, diary = ref_names(store), read_diary(store)
-    for name in names:
+    check_store(store)
+    found, damaged = [], list[str]()
+    diary = diary_of(store, damaged)
+    for name, ref in open_refs(store, damaged):
         try:
-            ref = read_ref(store, name)
             found.append(_listed(open_dataset(store, name), ref["updated"], last_used(ref, diary.last)))
-        except StoreError as error:
-            damaged.append(str(error))
+        except (StoreError, OSError) as error:
+            damaged.append(in_words(error))
     if as_json:
         print_json(found)
     elif found:
@@ -91,7 +92,7 @@ def show_command(name: str, store: Path, as_json: bool) -> None:
     Its windows, splits and features, how its sources were understood and what was repaired in them, what was checked,
     and where its entries lie.
     """
-    ref_names(store)  # a missing store is a plainer fault than a missing dataset
+    check_store(store)  # a missing store is a plainer fault than a missing dataset
     dataset, ref = open_dataset(store, name), read_ref(store, name)
     used = last_used(ref, read_diary(store).last)
     if as_json:
@@ -143,8 +144,9 @@ def _stats_lines(store: Path, found: Stats, now: datetime) -> Iterator[str]:
     header = ("dataset", "entries", "MB", "shared MB", "built", "last used", "saved s")
     yield from table([header, *datasets, *unused], right={1, 2, 3, 6})
     yield ""
-    yield "MB: size of the array files, in millions of bytes. A dataset's entries are its windows, its streams and the"
-    yield "bars they were made from; shared MB: the part of them that other datasets need as well."
+    yield "MB: size of the array files, in millions of bytes (bin/cache prune counts their metadata, too). A dataset's"
+    yield "entries are its windows, its streams and the bars they were made from; shared MB: the part of them that"
+    yield "other datasets need as well."
     yield "saved s: seconds of building that later builds and trainings did not have to wait for, because it was done;"
     yield f"{found.saved_seconds:,.1f} in the whole store so far."
     if found.unreferenced.entries or found.abandoned.entries:

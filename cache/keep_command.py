@@ -13,9 +13,9 @@ import click
 from cache.check import Finding
 from cache.console import Console, command, examples
 from cache.inspect_command import json_option, print_json, store_option
-from cache.locks import building, removing
+from cache.locks import REMOVER, building, removing
 from cache.prune import Limits, Plan, Removal, discard, parse_size, plan_removal
-from cache.reader import StoreError, ref_names
+from cache.reader import UNKNOWN_DIR, StoreError, check_store
 from cache.stats import store_stats
 from cache.tables import age, mb, table
 from cache.timeframes import duration_ns
@@ -53,16 +53,16 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
     dataset NAME needs, the bars it was made from included. Exits with 0 when all is intact, and with 1 otherwise, also
     when it could be repaired. What is missing or was removed is made again by bin/build-cache; nothing else is.
     """
-    ref_names(store)  # a missing store gets no folder for locks
-    dropped: list[Path] = []
+    check_store(store)  # a missing one gets no folder for locks
+    console, dropped = Console(sys.stderr), list[Path]()
     with ExitStack() as stack:
         if repairing:
             stack.enter_context(removing(store))
         else:
             with suppress(OSError):  # a store that is only read can be verified, too
-                stack.enter_context(building(store))  # so that nothing is removed meanwhile
+                stack.enter_context(building(store, console.waiting_for(REMOVER)))  # nothing is removed meanwhile
         checked = check_metadata(store, name)
-        with Console(sys.stderr).bar("reading", "B", checked.bytes) as bar:
+        with console.bar("reading", "B", checked.bytes) as bar:
             findings = check_content(checked, bar.update)
         if repairing:
             dropped = repair(findings)
@@ -79,7 +79,7 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
     elif not findings:
         click.echo(f"{_count(len(checked.entries), 'entry')}, {mb(checked.bytes)} MB: all intact")
     elif repairing:
-        click.echo("\n".join(_repair_lines(store, findings, dropped)))
+        click.echo("\n".join(removed_lines(store, dropped)))
     if findings:
         found = _count(len(findings), "fault")
         raise StoreError("\n".join([f"{found} in {_count(len(checked.entries), 'entry')}", *map(str, findings)]))
@@ -118,11 +118,11 @@ def prune_command(
 
     Shows what would go; --yes removes it. What a dataset in `bin/cache list` needs always stays, the bars it was made
     from included: to let a dataset go, delete its file refs/NAME.json first. Training that is under way is not
-    disturbed. Exits with 1 when --max-size cannot be reached.
+    disturbed. MB are those of all files, metadata included. Exits with 1 when --max-size cannot be reached.
     """
     if not unreferenced and older_than is None and max_size is None:
         raise click.UsageError("say what may go: --unreferenced, --older-than AGE, --max-size SIZE, or several of them")
-    ref_names(store)  # a missing store gets no folder for locks
+    check_store(store)  # as above
     now, limits = datetime.now(UTC), Limits(unreferenced, older_than, max_size)
     with ExitStack() as stack:
         if yes:
@@ -149,17 +149,23 @@ def prune_command(
         raise StoreError(_too_large(store, plan))
 
 
-def _repair_lines(store: Path, findings: tuple[Finding, ...], dropped: list[Path]) -> Iterator[str]:
+def removed_lines(store: Path, dropped: list[Path]) -> Iterator[str]:
+    """What was removed from a store, and how it comes back."""
     yield "Removed:" if dropped else "There was nothing to remove."
     yield from (f"  {path}" for path in dropped)
+    if any(path.parent.name == "refs" for path in dropped):
+        yield (
+            "A dataset whose name was removed gets it back from bin/build-cache with its configuration, or when its "
+            "archive is imported again.\nIts entries count as unreferenced until then: do that before bin/cache prune."
+        )
     waiting = incomplete(store)
     if waiting:
         yield "Build again, each with the configuration that it was built with; only what is missing is made:"
     for name, data_dir in waiting.items():
         words = ["--data-dir", data_dir, "--store", str(store)]
         yield f"  bin/build-cache --config CONFIG.yaml {shlex.join(words)}    # {name}"
-    if any(finding.drop and finding.drop.parent.name == "refs" for finding in findings):
-        yield "A dataset whose name was removed gets it back from bin/build-cache with its configuration."
+    if UNKNOWN_DIR in waiting.values():
+        yield "What was imported comes back, too, when its archive is imported again: bin/cache import FILE.tar"
 
 
 def _as_json(finding: Finding) -> dict[str, str]:

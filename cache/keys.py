@@ -42,7 +42,7 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-Identity = tuple[str, int, int, int]  # real path, size, modification time in ns, inode
+Identity = tuple[str, int, int, int, int]  # real path, size, modification time in ns, inode, change time in ns
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class Fingerprint:
 
 
 def file_identity(path: Path) -> Identity:
-    """What tells that a file may have changed. Raises OSError."""
+    """What tells that a file may have changed. Raises OSError.
+
+    The system sets the change time at every write, and nobody can set it back; where a file system keeps none (some
+    network and foreign ones), content that changes with size and modification time kept is not noticed.
+    """
     path = Path(os.path.realpath(path))
     stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
 def fingerprint(path: Path, memo_dir: Path) -> Fingerprint:
@@ -70,7 +74,7 @@ def fingerprint(path: Path, memo_dir: Path) -> Fingerprint:
     identity = file_identity(path)
     memo = memo_dir / f"{hashlib.md5(identity[0].encode(), usedforsecurity=False).hexdigest()}.json"
     known = recall(memo)
-    if known.get("file") == list(identity) and identity[2] + _SETTLED_NS < known["hashed_at_ns"]:
+    if known.get("file") == list(identity) and max(identity[2], identity[4]) + _SETTLED_NS < known["hashed_at_ns"]:
         return Fingerprint(known["content"], identity, touched=False)
     hashed_at_ns = time.time_ns()
     digest = file_md5(path)

@@ -2,57 +2,76 @@
 
 locks/store                    builders share it; whoever removes entries holds it alone
 locks/<stage>-<key>.lock       the one right to build an entry
+
+Waiting is trying again and again, so that Ctrl-C ends it, and `waiting` hears of every failed try: it may say what is
+waited for, or raise to give up.
 """
 
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from cache.keys import Components
-from cache.reader import StoreError, entry_exists
+from cache.reader import StoreError, check_folder, entry_exists
+
+REMOVER = "another process that removes something from the store"
+_POLL_SECONDS = 0.1
+Waiting = Callable[[], object]
+
+
+def _nothing() -> None:
+    pass
 
 
 @contextmanager
-def entry_lock(store: Path, components: Components) -> Iterator[bool]:
+def entry_lock(store: Path, components: Components, waiting: Waiting = _nothing) -> Iterator[bool]:
     """Hold the one right to build an entry; yields whether it still has to be built.
 
     Waits while another process builds the same entry.
     """
     path = store / "locks" / f"{components.stage}-{components.key}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, thread_local=False):
+    with _lock(path, fcntl.LOCK_EX, waiting):
         yield not entry_exists(store, components.stage, components.key)
         if entry_exists(store, components.stage, components.key):
             path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
 
 
 @contextmanager
-def building(store: Path) -> Iterator[None]:
-    """Add to a store: what is found there, or made, stays there until the end. Waits while something is removed."""
-    with _store_lock(store, fcntl.LOCK_SH):
+def building(store: Path, waiting: Waiting = _nothing) -> Iterator[None]:
+    """Add to a store: what is found there, or made, stays there until the end. Waits while something is removed.
+
+    Raises StoreError where the store cannot be a folder.
+    """
+    check_folder(store)
+    with _lock(store / "locks" / "store", fcntl.LOCK_SH, waiting):
         yield
 
 
 @contextmanager
 def removing(store: Path) -> Iterator[None]:
     """Remove from a store. Raises StoreError while anyone builds there, or reads all of it."""
-    try:
-        with _store_lock(store, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            yield
-    except BlockingIOError:
+
+    def refuse() -> None:
         raise StoreError(
             f"{store}: in use: something is being built, imported or verified there. Nothing is removed meanwhile; try "
             "again after it"
-        ) from None
+        )
+
+    with _lock(store / "locks" / "store", fcntl.LOCK_EX, refuse):
+        yield
 
 
 @contextmanager
-def _store_lock(store: Path, how: int) -> Iterator[None]:
-    path = store / "locks" / "store"
+def _lock(path: Path, how: int, waiting: Waiting) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        fcntl.flock(file, how)
+        while True:
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_POLL_SECONDS)
         yield

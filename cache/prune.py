@@ -22,11 +22,12 @@ from cache.contents import (
     is_held,
     is_locked,
     last_uses,
+    memos,
     open_entries,
     read_diary,
     size_on_disk,
 )
-from cache.files import sync
+from cache.files import listing, sync
 from cache.layout import STAGES
 from cache.reader import Entry, StoreError, entry_path, open_entry, read_ref, ref_names
 from cache.seal import unsealed
@@ -147,14 +148,15 @@ def _why(last_used: datetime | None) -> str:
 
 def _leftovers(store: Path) -> Iterator[Removal]:
     """Locks that nobody holds, memos of source files that are gone, and files that a kill left half written."""
-    for path in sorted((store / "locks").glob("*.lock")):
-        if not is_held(path):
+    for path in listing(store / "locks"):
+        if path.suffix == ".lock" and not is_held(path):
             yield Removal(path, "a lock that nobody holds", path.stat().st_size)
-    for path in sorted((store / "sources").glob("[!.]*.json")):
+    for path in memos(store):
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             source = Path(unsealed(json.loads(path.read_bytes()))["file"][0])
             if not source.exists():
                 yield Removal(path, f"remembers {source}, which is gone", path.stat().st_size)
     for folder in ("refs", "sources"):
-        for path in sorted((store / folder).glob(".*.partial")):
-            yield Removal(path, _KILLED, path.stat().st_size)
+        for path in listing(store / folder):
+            if path.name.startswith(".") and path.suffix == ".partial":
+                yield Removal(path, _KILLED, path.stat().st_size)

@@ -5,6 +5,7 @@ all other content is checked by `bin/cache verify`.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.files import listing
 from cache.layout import FORMAT, STAGES, body_path, group_metadata
 from cache.schema import REF, entry_fault, fault, stage_fault
 from cache.seal import unsealed
 from configs.errors import UserError
+
+UNKNOWN_DIR = "DIR-OF-SOURCES"  # data_dir of an imported ref; it stands in commands that people are told to type
+_OF_STORE = {  # what tells a store from any other folder, by subfolder
+    "refs": re.compile(r"[^.].*\.json"),
+    "locks": re.compile("store"),
+    **dict.fromkeys(STAGES, re.compile(r"\.?[0-9a-f]{32}(\..*)?")),
+}
 
 
 class StoreError(UserError):
@@ -186,7 +195,7 @@ def read_ref(store: Path, name: str) -> dict[str, Any]:
     path = store / "refs" / f"{name}.json"
     try:
         ref = unsealed(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         known = ", ".join(ref_names(store)) or "none yet"
         raise StoreError(f"{store}: no dataset named {name} (there are: {known})") from None
     except (ValueError, RecursionError):
@@ -199,10 +208,32 @@ def read_ref(store: Path, name: str) -> dict[str, Any]:
 
 
 def ref_names(store: Path) -> list[str]:
-    """Names of all datasets, sorted. Raises StoreError where there is no store."""
-    if not any((store / part).is_dir() for part in ("refs", *STAGES)):
+    """Names of all datasets, sorted. Raises StoreError where there is no store, and OSError where it cannot be read."""
+    check_store(store)
+    return [path.stem for path in listing(store / "refs") if _OF_STORE["refs"].fullmatch(path.name)]
+
+
+def check_store(store: Path) -> None:
+    """Raise StoreError where there is no store, whatever else may lie there."""
+    check_folder(store)
+    if not any(_holds(store / part, name) for part, name in _OF_STORE.items()):
         raise StoreError(f"{store}: no store here; --store says where it is, and bin/build-cache makes one")
-    return sorted(path.stem for path in (store / "refs").glob("*.json"))
+
+
+def check_folder(store: Path) -> None:
+    """Raise StoreError where a store is something else than a folder, or nothing yet."""
+    if store.is_symlink() and not store.exists():
+        raise StoreError(f"{store}: a link to {store.readlink()}, which is not there; --store says where the store is")
+    if store.exists() and not store.is_dir():
+        raise StoreError(f"{store}: a file, not a folder; --store says where the store is")
+
+
+def _holds(folder: Path, name: re.Pattern[str]) -> bool:
+    """Whether a folder holds something of such a name; one that cannot be read may."""
+    try:
+        return any(name.fullmatch(path.name) for path in listing(folder))
+    except OSError as error:
+        return not isinstance(error, NotADirectoryError)
 
 
 def _check_stage(entry: Entry) -> None:

@@ -1,11 +1,12 @@
 """The recipe: the `data:` section of a configuration, typed. It says what is to be built, and nothing about how."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from cache.timeframes import duration_ns, timeframe_ns
 from configs.loader import Model, differences
@@ -38,10 +39,22 @@ def _instant(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _name(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", text):
+        raise ValueError(
+            "a name begins with a letter or a digit, goes on with letters, digits, . _ and -, and has at most 100 "
+            "characters"
+        )
+
+
 Timeframe = Annotated[str, _checked(timeframe_ns)]
 Duration = Annotated[str, _checked(duration_ns)]
 Zone = Annotated[str, _checked(_zone)]
 Bars = Annotated[int, Field(ge=1)]
+OneOrEach = Annotated[  # told apart before they are checked, so that a fault is told once
+    Annotated[Bars, Tag("one")] | Annotated[dict[Timeframe, Bars], Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, dict) else "one"),
+]
 Role = Literal["time", "open", "high", "low", "close"]
 
 
@@ -100,7 +113,7 @@ class BarsSource(Model):
 class Window(Model):
     """What one sample is."""
 
-    seq_len: Bars | dict[Timeframe, Bars] | None
+    seq_len: OneOrEach | None
     span: Duration | None
     min_bars: Bars
     stride: Bars
@@ -125,7 +138,7 @@ class Split(Model):
 class Recipe(Model):
     """The whole `data:` section."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, _checked(_name)]
     source: BarsSource
     timeframes: Annotated[list[Timeframe], Field(min_length=1)]
     window: Window

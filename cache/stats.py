@@ -1,17 +1,19 @@
 """What a store holds: entries and bytes by stage, by dataset, and of what nothing refers to.
 
-Only manifests and file sizes are read. Bytes are those of the array files; metadata is not counted.
+Only manifests and file sizes are read. Bytes are those of the array files; metadata is not counted, as it is by prune.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from cache.contents import Id, abandoned, built_at, closure, open_entries, read_diary
+from cache.contents import Diary, Id, abandoned, built_at, closure, open_entries, read_diary
+from cache.files import in_words
 from cache.layout import STAGES
-from cache.reader import Entry, StoreError, open_entry, read_ref, ref_names
+from cache.reader import Entry, StoreError, check_store, open_entry, read_ref, ref_names
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,16 @@ class Stats:
 
 def store_stats(store: Path) -> Stats:
     """Count a store. Raises StoreError where there is none; damaged entries and refs are named in the result."""
-    names = ref_names(store)
+    check_store(store)
     damaged: list[str] = []
-    entries = dict(open_entries(store, damaged))
-    diary = read_diary(store)
-    refs = {}
-    for name in names:
-        try:
-            refs[name] = read_ref(store, name)
-        except StoreError as error:
-            damaged.append(str(error))
+    unread: list[OSError] = []
+    entries = dict(open_entries(store, damaged, unread))
+    diary = diary_of(store, damaged)
+    left = [one.bytes for one in abandoned(store, unread)]
+    refs = dict(open_refs(store, damaged))
+    damaged += map(in_words, unread)
     needed = {name: _needed(("datasets", ref["dataset"]), store, entries, damaged) for name, ref in refs.items()}
     users = Counter(one for ids in needed.values() for one in ids)
-    left = [one.bytes for one in abandoned(store)]
     return Stats(
         {stage: _stage_amount([entry for one, entry in entries.items() if one[0] == stage]) for stage in STAGES},
         [
@@ -95,6 +94,29 @@ def store_stats(store: Path) -> Stats:
     )
 
 
+def open_refs(store: Path, damaged: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All refs that can be read, by name; `damaged` receives what is wrong with the others."""
+    try:
+        names = ref_names(store)
+    except OSError as error:
+        names = []
+        damaged.append(in_words(error))
+    for name in names:
+        try:
+            yield name, read_ref(store, name)
+        except (StoreError, OSError) as error:
+            damaged.append(in_words(error))
+
+
+def diary_of(store: Path, damaged: list[str]) -> Diary:
+    """The store's diary, an empty one where it cannot be read: then `damaged` receives why."""
+    try:
+        return read_diary(store)
+    except OSError as error:
+        damaged.append(in_words(error))
+        return Diary({}, {})
+
+
 def last_used(ref: Mapping[str, str], in_diary: Mapping[str, datetime]) -> str:
     """When a dataset was last used (ISO 8601): by its latest line in the diary, else when its ref was written."""
     found = in_diary.get(ref["dataset"])
@@ -108,8 +130,8 @@ def _needed(root: Id, store: Path, entries: Mapping[Id, Entry], damaged: list[st
         if one[0] != "bars":
             try:
                 open_entry(store, *one)
-            except StoreError as error:
-                damaged.append(str(error))
+            except (StoreError, OSError) as error:
+                damaged.append(in_words(error))
     return ids & entries.keys()
 
 

@@ -1,5 +1,6 @@
 """A dataset as one file, and back: everything it was made from, packed, checked on the way out and on the way in."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from cache.archive import (
     INDEX,
     JSON_BYTES,
     Archive,
+    PackedEntry,
     array_specs,
     in_order,
     index_bytes,
@@ -31,13 +33,21 @@ from cache.console import Console
 from cache.contents import Id, inputs
 from cache.files import sync, write_atomically
 from cache.layout import ArraySpec, body_path, chunk_rows, metadata_bytes
-from cache.locks import building
+from cache.locks import REMOVER, building
 from cache.members import END, member
-from cache.reader import Entry, StoreError, open_dataset, open_entry, open_symbols, read_ref, ref_names
+from cache.reader import (
+    UNKNOWN_DIR,
+    Entry,
+    StoreError,
+    entry_exists,
+    open_dataset,
+    open_entry,
+    open_symbols,
+    read_ref,
+    ref_names,
+)
 from cache.seal import canonical_json, sealed
 from cache.unpack import Advance, Unpacking, in_turn, is_there
-
-UNKNOWN_DIR = "DIR-OF-SOURCES"  # data_dir of an imported ref; it stands in commands that people are told to type
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,13 @@ def export_dataset(store: Path, name: str, path: Path, workers: int, console: Co
     Raises StoreError when the file exists, or when anything to be exported is missing or damaged, and OSError.
     """
     if os.path.lexists(path):
-        raise StoreError(f"{path}: exists already, and an export overwrites nothing; remove it, or name another file")
+        raise _exists(path)
     if not path.parent.is_dir():
         raise StoreError(f"{path}: there is no folder {path.parent}; make it first")
     ref_names(store)  # before the lock, which would make a store where there is none
     with ExitStack() as stack:
         with suppress(OSError):  # a store that cannot be written: then nobody removes anything from it either
-            stack.enter_context(building(store))
+            stack.enter_context(building(store, console.waiting_for(REMOVER)))
         with console.phase("open the dataset"):
             ref, entries = _all_entries(store, name)
         size = sum(entry.bytes for entry in entries)
@@ -141,16 +151,27 @@ def _checked_blocks(entry: Entry, spec: ArraySpec, rows: int, advance: Advance) 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name when it is whole; otherwise it leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("ab") as file:  # it may be there, left by an export that was killed
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{path}: another export is writing it; wait for that, or name another file") from None
+        try:
+            if os.path.lexists(path):  # the other has just ended, and this may be its file
+                raise _exists(path)
+            file.truncate(0)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def _exists(path: Path) -> StoreError:
+    return StoreError(f"{path}: exists already, and an export overwrites nothing; remove it, or name another file")
 
 
 # Import
@@ -168,18 +189,18 @@ def import_dataset(path: Path, store: Path, rename: str | None, workers: int, co
         with console.phase("check the archive"):
             archive = read_archive(path, file)
         ref = _new_ref(archive, rename)
-        with building(store):
+        with building(store, console.waiting_for(REMOVER)):
             known = _same_ref(store, ref)
             missing = [one for one in archive.entries if not is_there(store, one)]
             size = sum(entry.bytes for entry in missing)
             _check_space(store, size)
             unpacking = Unpacking(path, file, store)
-            with console.bar("unpacking", "B", size) as bar:
-                unpacking.run(missing, workers, bar.update)
             try:
-                open_symbols(store, open_entry(store, "datasets", ref["dataset"]))
+                with console.bar("unpacking", "B", size) as bar:
+                    unpacking.run(missing, workers, bar.update, console)
+                _check_fit(path, store, ref["dataset"])
             except StoreError as error:
-                raise StoreError(f"{path}: the dataset is not given a name, its entries do not fit: {error}") from None
+                raise _with_kept(error, store, missing) from None
             if not known:
                 write_atomically(store / "refs" / f"{ref['name']}.json", canonical_json(sealed(ref)))
         return Transferred(ref["name"], len(missing), len(archive.entries), size, os.fstat(file.fileno()).st_size)
@@ -206,6 +227,25 @@ def _same_ref(store: Path, ref: dict[str, Any]) -> bool:
             "it another name: --as NEWNAME"
         )
     return True
+
+
+def _check_fit(path: Path, store: Path, dataset: str) -> None:
+    try:
+        open_symbols(store, open_entry(store, "datasets", dataset))
+    except StoreError as error:
+        raise StoreError(f"{path}: the dataset is not given a name, its entries do not fit: {error}") from None
+
+
+def _with_kept(error: StoreError, store: Path, entries: list[PackedEntry]) -> StoreError:
+    """The error, and what was unpacked before it."""
+    kept = sum(entry_exists(store, *one.id) for one in entries)
+    if not kept:
+        return error
+    what = f"{kept} intact entries stay" if kept > 1 else "1 intact entry stays"
+    return StoreError(
+        f"{error}\n{what} in {store}: importing a whole archive goes on from there, and bin/cache prune --unreferenced "
+        "removes what no dataset needs"
+    )
 
 
 def _check_space(store: Path, size: int) -> None:

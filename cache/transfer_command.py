@@ -38,7 +38,11 @@ def export_command(name: str, file: Path, store: Path, workers: int | None) -> N
     )
 
 
-@command(name="import", epilog=examples("bin/cache import demo.tar", "bin/cache import demo.tar --as theirs"))
+@command(
+    name="import",
+    kept=True,
+    epilog=examples("bin/cache import demo.tar", "bin/cache import demo.tar --as theirs"),
+)
 @click.argument("file", metavar="FILE.tar", type=click.Path(path_type=Path))
 @click.option("--as", "rename", metavar="NEWNAME", help="Name the dataset so, and not as the file does.")
 @_store_option
@@ -46,7 +50,7 @@ def export_command(name: str, file: Path, store: Path, workers: int | None) -> N
 def import_command(file: Path, rename: str | None, store: Path, workers: int | None) -> None:
     """Take a dataset from a file that bin/cache export wrote.
 
-    The whole file is checked before anything is written, and every array against its MD5 before it appears. What the
+    Its structure is checked before anything is written, then each array against its MD5 before it appears. What the
     store holds already is not unpacked again.
     """
     console = Console(sys.stdout)
@@ -56,8 +60,8 @@ def import_command(file: Path, rename: str | None, store: Path, workers: int | N
     done = import_dataset(file, store, rename, workers or os.cpu_count() or 1, console)
     console.line(
         f"Done in {console.since_start():.2f} s: {done.entries} of {done.of_entries} entries unpacked, "
-        f"{done.bytes / 1e6:,.1f} MB; the others were here. Look at it: bin/cache show {done.name}"
-        + (f" --store {store}" if store != Path("store") else "")
+        f"{done.bytes / 1e6:,.1f} MB{'; the others were here' * (done.entries < done.of_entries)}. Look at it: "
+        f"bin/cache show {done.name}" + (f" --store {store}" if store != Path("store") else "")
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache.archive import PackedEntry, array_specs
 from cache.compress import unpack_block
+from cache.console import Console
 from cache.layout import ArraySpec, chunk_rows
 from cache.locks import entry_lock
 from cache.members import Span, archive_error, read_span
@@ -35,7 +36,7 @@ class Unpacking:
         self._store = store
         self._stop = threading.Event()
 
-    def run(self, entries: list[PackedEntry], workers: int, advance: Advance) -> None:
+    def run(self, entries: list[PackedEntry], workers: int, advance: Advance, console: Console) -> None:
         """Unpack all. After a fault or Ctrl-C those in progress are abandoned, and the finished ones stay."""
 
         def go_on(size: int) -> None:
@@ -45,7 +46,7 @@ class Unpacking:
 
         with ThreadPoolExecutor(workers) as blocks, ThreadPoolExecutor(workers) as pool:
             largest_first = sorted(entries, key=lambda one: -one.bytes)
-            futures = [pool.submit(self._unpack, entry, blocks, go_on) for entry in largest_first]
+            futures = [pool.submit(self._unpack, entry, blocks, go_on, console) for entry in largest_first]
             try:
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
@@ -54,8 +55,14 @@ class Unpacking:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _unpack(self, entry: PackedEntry, blocks: ThreadPoolExecutor, advance: Advance) -> None:
-        with entry_lock(self._store, entry.components) as wanted:
+    def _unpack(self, entry: PackedEntry, blocks: ThreadPoolExecutor, advance: Advance, console: Console) -> None:
+        say = console.waiting_for(f"another process that makes {'/'.join(entry.id)}")
+
+        def waiting() -> None:
+            advance(0)
+            say()
+
+        with entry_lock(self._store, entry.components, waiting) as wanted:
             if not wanted:  # built by somebody else meanwhile
                 is_there(self._store, entry)
                 return

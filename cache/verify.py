@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref
-from cache.contents import Id, closure, entry_ids, open_entries
-from cache.layout import STAGES
+from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref, unread
+from cache.contents import Id, closure, entry_ids, memos, open_entries, stage_paths
 from cache.prune import discard
-from cache.reader import StoreError, entry_path, open_entry, open_symbols, read_ref, ref_names
+from cache.reader import StoreError, check_store, entry_path, open_entry, open_symbols, read_ref, ref_names
 
 _MAKE = "the next bin/build-cache makes it"
 
@@ -34,10 +33,16 @@ class Checked:
 
 def check_metadata(store: Path, name: str | None = None) -> Checked:
     """Check the whole store, or all that the dataset `name` needs. Raises StoreError where there is no such thing."""
-    names = ref_names(store)
+    check_store(store)
+    findings: list[Finding] = []
+    closed: list[OSError] = []
+    try:
+        names = ref_names(store)
+    except OSError as error:
+        names = []
+        closed.append(error)
     if name is not None and name not in names:
         read_ref(store, name)  # for its words
-    findings: list[Finding] = []
     roots: dict[Id, str] = {}
     for of in names if name is None else [name]:
         key, finding = check_ref(store / "refs" / f"{of}.json")
@@ -45,21 +50,28 @@ def check_metadata(store: Path, name: str | None = None) -> Checked:
             findings.append(finding)
         else:
             roots.setdefault(("datasets", key), of)
-    there, opened = list(entry_ids(store)), dict(open_entries(store, []))
+    there, opened = list(entry_ids(store, closed)), dict(open_entries(store, [], []))
     needed: dict[Id, str] = {}
     for root, of in roots.items():
         needed.update(dict.fromkeys(sorted(closure(root, opened)), of))
     if name is None:
-        findings += filter(None, (check_memo(path) for path in sorted((store / "sources").glob("[!.]*.json"))))
-        findings += _strangers(store, there)
+        try:
+            findings += filter(None, map(check_memo, memos(store)))
+        except OSError as error:
+            closed.append(error)
+        findings += _strangers(store, there, {Path(error.filename) for error in closed})
     else:
         there = [one for one in there if one in needed]
+    findings += [unread(error, Path(error.filename)) for error in closed]
     bodies: list[Body] = []
     for one in there:
         found, files = check_entry(store, *one)
         findings += found
         bodies += files
+    silent = {Path(error.filename) for error in closed}
     for one in sorted(needed.keys() - set(there)):
+        if silent & {entry_path(store, *one), store / one[0]}:
+            continue
         what = f"it is missing, and the dataset {needed[one]} needs it"
         findings.append(Finding(entry_path(store, *one), what, _MAKE))
     return Checked(store, tuple(there), tuple(findings), tuple(bodies))
@@ -95,21 +107,22 @@ def repair(findings: tuple[Finding, ...]) -> list[Path]:
 
 def incomplete(store: Path) -> dict[str, str]:
     """The datasets that lack something, by name: the folder where the sources were when they were built last."""
-    found, opened = {}, dict(open_entries(store, []))
-    for name in ref_names(store):
-        with suppress(StoreError):
-            ref = read_ref(store, name)
-            if closure(("datasets", ref["dataset"]), opened) - opened.keys():
-                found[name] = str(ref["data_dir"])
+    found: dict[str, str] = {}
+    with suppress(OSError):  # a store that cannot be read: verify has said so
+        opened = dict(open_entries(store, []))
+        for name in ref_names(store):
+            with suppress(StoreError):
+                ref = read_ref(store, name)
+                if closure(("datasets", ref["dataset"]), opened) - opened.keys():
+                    found[name] = str(ref["data_dir"])
     return found
 
 
-def _strangers(store: Path, entries: list[Id]) -> Iterator[Finding]:
-    known = {entry_path(store, *one) for one in entries}
-    for stage in STAGES:
-        for path in sorted((store / stage).glob("[!.]*")):
-            if path not in known:
-                yield Finding(path, "it is no entry", "move it out of the store, or delete it")
+def _strangers(store: Path, entries: list[Id], closed: set[Path]) -> Iterator[Finding]:
+    known = {entry_path(store, *one) for one in entries} | closed
+    for _, path in stage_paths(store, []):
+        if path not in known and not path.name.startswith("."):
+            yield Finding(path, "it is no entry", "move it out of the store, or delete it")
 
 
 def _misfits(checked: Checked, findings: tuple[Finding, ...]) -> Iterator[Finding]:
@@ -119,11 +132,16 @@ def _misfits(checked: Checked, findings: tuple[Finding, ...]) -> Iterator[Findin
         path = entry_path(checked.store, stage, key)
         if stage != "datasets" or path in dropped:
             continue
-        dataset = open_entry(checked.store, stage, key)
+        try:
+            dataset = open_entry(checked.store, stage, key)
+        except (StoreError, OSError):  # told already
+            continue
         parts = closure((stage, key), {(stage, key): dataset})
         if parts <= known and not any(entry_path(checked.store, *one) in dropped for one in parts):
             try:
                 open_symbols(checked.store, dataset)
+            except OSError:  # told already, too
+                continue
             except StoreError as error:
                 yield Finding(
                     path, f"its parts do not fit together ({error})", "bin/cache verify --repair removes it", path

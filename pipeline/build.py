@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cache.console import Console
 from cache.files import write_atomically
-from cache.locks import building
+from cache.locks import REMOVER, building
 from cache.reader import Dataset, Entry, open_dataset, open_entry
 from cache.recipe import Recipe
 from cache.seal import canonical_json, sealed
@@ -31,13 +31,13 @@ class Outcome:
 
     dataset: Dataset
     bars: list[Entry]  # the source shards
-    hits: int
+    reused: int  # entries that were there, or that other processes built meanwhile
     built: list[str]
 
 
 def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Console) -> Outcome:
     """Build the dataset of a recipe, reusing every entry that exists. Raises UserError and OSError."""
-    with building(store):
+    with building(store, console.waiting_for(REMOVER)):
         with console.phase("fingerprint sources"):
             sources = find_sources(recipe, data_dir, store)
         plan = make_plan(recipe, sources)
@@ -52,7 +52,7 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
         saved = sum(float(entry.manifest["built"]["seconds"]) for entry in hits)
         record_use(store, "build", plan.dataset.components.key, saved)
     bars = [open_entry(store, "bars", node.components.key) for node in plan.nodes if node.file is not None]
-    return Outcome(open_dataset(store, recipe.name), bars, len(hits), built)
+    return Outcome(open_dataset(store, recipe.name), bars, len(plan.nodes) - len(built), built)
 
 
 def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, console: Console) -> list[str]:
@@ -76,7 +76,13 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
         def make(node: Node, before: list[Future[bool]]) -> bool:
             for future in before:  # earlier in the queue, so never behind this one
                 future.result()
-            return build_node(node, recipe, store, advance)
+            say = console.waiting_for(f"another process that builds {node.label}")
+
+            def waiting() -> None:
+                advance(0)
+                say()
+
+            return build_node(node, recipe, store, advance, waiting)
 
         try:
             pool.submit(kernels.load)  # beside the first parsing, which needs none
@@ -84,7 +90,7 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
                 made[node.components.key] = pool.submit(make, node, [made[key] for key in node.needs if key in made])
             for node in nodes:
                 if made[node.components.key].result():
-                    bar.write(f"  built {node.label}", file=console.stream)
+                    console.line(f"  built {node.label}")
                     labels.append(node.label)
         except BaseException as error:
             stop.set()

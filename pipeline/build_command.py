@@ -1,5 +1,10 @@
 """bin/build-cache: turn raw bars into a dataset in the store."""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import json
 import os
 import shlex
@@ -14,10 +19,11 @@ from configs.loader import load_config
 
 
 @command(
+    kept=True,
     epilog=examples(
         "bin/build-cache --config configs/demo.yaml --data-dir data",
         "bin/build-cache --config configs/sse.yaml --data-dir ~/bars data.window.seq_len=48",
-    )
+    ),
 )
 @click.option("--config", "config_path", required=True, help="YAML file with a data: section.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -40,14 +46,19 @@ def main(
         from pipeline.build import build  # after the first line, so that nobody waits in silence
         from pipeline.summary import summarise
     outcome = build(recipe, data_dir, store, workers or os.cpu_count() or 1, console)
+    manifest = outcome.dataset.entry.manifest
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "name": recipe.name,
                     "key": outcome.dataset.entry.key,
-                    "reused": outcome.hits,
+                    "reused": outcome.reused,
                     "built": outcome.built,
+                    "windows": {name: one.windows.shape("time")[0] for name, one in outcome.dataset.symbols.items()},
+                    "splits": outcome.dataset.splits,
+                    "warnings": manifest["warnings"],
+                    "certified": manifest["certificate"]["passed"],
                     "seconds": round(console.since_start(), 3),
                 }
             )

@@ -1,5 +1,10 @@
 """bin/cache: all its commands. What a command needs beyond the store is imported when it runs."""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import click
 
 from cache.console import HELP_OPTIONS, examples, run

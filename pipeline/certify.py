@@ -6,8 +6,10 @@ statistics     means and deviations were fitted on training bars alone
 masks          a hidden bar cannot be worked out from what stays visible
 truncation     sampled windows, made again from bars cut off after them, are the same to the byte
 randomisation  the same with other prices after them, and a third of those bars missing
+streams        of a dataset in the store: every row of every stream is what its bars give
 """
 
+import io
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.console import Console
 from cache.reader import Dataset
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
@@ -26,11 +29,13 @@ from pipeline.certify_checks import (
     check_purge,
     end_of_training,
 )
+from pipeline.certify_rows import check_details, check_rows, stream_rows
 from pipeline.certify_streams import check_masks, check_statistics
 from pipeline.certify_windows import check_moment, draw_moments
 from pipeline.series import BarSeries
 
 CHECKS = ("completion", "purge", "statistics", "masks", "truncation", "randomisation")
+CHECKS_IN_STORE = (*CHECKS, "streams")
 Certificate = dict[str, Any]
 
 
@@ -100,11 +105,24 @@ def evidence_of(dataset: Dataset, store: Path) -> dict[str, Evidence]:
 
 
 def certify_dataset(
-    dataset: Dataset, store: Path, samples: int, seed: int, advance: Callable[[int], object] = lambda windows: None
+    dataset: Dataset, store: Path, samples: int, seed: int, console: Console | None = None
 ) -> Certificate:
-    """The certificate of a published dataset. Raises StoreError."""
+    """The certificate of a published dataset, with the check `streams`. Raises StoreError.
+
+    Entries that are not what the recipe says get no other check.
+    """
+    console = console or Console(io.StringIO())
     recipe = Recipe.model_validate(dataset.entry.manifest["recipe"])
-    return certify(recipe, evidence_of(dataset, store), dataset.splits, samples, seed, advance=advance)
+    symbols = evidence_of(dataset, store)
+    found = check_details(recipe, dataset.entry, symbols)
+    if found.faults:
+        return {"passed": False, "samples": 0, "seed": seed, "checks": {"streams": found.as_dict()}}
+    with console.bar("comparing streams with bars", "rows", stream_rows(symbols)) as bar:
+        compared = check_rows(recipe, symbols, bar.update)
+    with console.bar("certifying", "windows", samples) as bar:
+        certificate = certify(recipe, symbols, dataset.splits, samples, seed, bar.update)
+    certificate["checks"]["streams"] = compared.as_dict()
+    return {**certificate, "passed": certificate["passed"] and not compared.faults}
 
 
 def certificate_error(certificate: Certificate, name: str) -> UserError:

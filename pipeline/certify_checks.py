@@ -4,6 +4,7 @@ Each check takes what the store holds, computes anew what should be there, diffe
 returns a Finding. Times are int64 ns UTC.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -199,13 +200,40 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
                 f"{symbol} {recipe.base} at {format_time(latest)}: a training window is decided after training ends, "
                 f"{format_time(cutoff)}"
             )
+        known = len(found.faults)
         if end > begin:
             found.faults += _unpurged(symbol, recipe, evidence, time[begin:end], ends[begin:end], start)
+        if len(found.faults) == known:
+            found.faults += _other_ranges(symbol, recipe, evidence, (first, stop), (begin, end), cutoff, start)
     found.detail = (
         f"{found.checked:,} windows: those for training are decided by {format_time(cutoff)}, and those for validation "
         f"hold no bar that opened before {format_time(start)}"
     )
     return found
+
+
+def _other_ranges(
+    symbol: str,
+    recipe: Recipe,
+    evidence: Evidence,
+    train: tuple[int, int],
+    val: tuple[int, int],
+    cutoff: int,
+    start: int,
+) -> Iterator[str]:
+    """Windows that could be in a part and are not; the counts of bars tell, and they grow with the windows."""
+    time, ends = (evidence.array(evidence.windows, name) for name in ("time", "ends"))
+    stop = begin = bisect_right(time, cutoff)
+    for column, (name, length) in enumerate(recipe.seq_lens.items()):
+        early = evidence.count_by(name, "open_time", start, side="left")  # bars that open before validation
+        of_stream = ends[:, column]
+        begin = max(begin, bisect_left(range(len(time)), early + length, key=of_stream.__getitem__))
+    for part, found, expected in (("training", train, (0, stop)), ("validation", val, (begin, len(time)))):
+        if found != expected:
+            yield (
+                f"{symbol}: {part} takes windows {found[0]:,} to {found[1]:,}, where recipe and bars give "
+                f"{expected[0]:,} to {expected[1]:,}"
+            )
 
 
 def _unpurged(

@@ -135,7 +135,7 @@ def _given_away(
         if not moved[row].any():
             yield f"{where} at {format_time(closed[row])}: another close of this bar changes none of its features"
             return
-        for column in stream.manifest["reveals"]:
+        for column in set(stream.manifest["reveals"]) & set(features.columns):
             moved[row + 1, features.columns.index(column)] = False
         later = np.any(moved[row + 1 :], axis=0)
         tells.append([name for name, seen in zip(features.columns, later, strict=True) if seen])

@@ -85,11 +85,16 @@ def check_moment(recipe: Recipe, evidence: Evidence, moment: Moment, rng: np.ran
         ("truncation", "are cut off", {}),
         ("randomisation", "get other prices", _randomised_futures(recipe, evidence, t, rng)),
     ):
-        differences = _differences(recipe, evidence, t, ends, whence, _bars(recipe, evidence, t, whence, futures))
+        differences = list(_differences(recipe, evidence, t, ends, whence, _bars(recipe, evidence, t, whence, futures)))
         found[check] = [
             f"{moment.symbol} {name} at {format_time(t)}: the window changes when bars after it {what}: {difference}"
             for name, difference in differences
         ][:1]
+    if any(found.values()):
+        whole = _bars(recipe, evidence, t, whence, _futures(recipe, evidence, t))
+        for name, difference in _differences(recipe, evidence, t, ends, whence, whole):  # without any change, too
+            what = f"{moment.symbol} {name} at {format_time(t)}: the window in the store is not what the bars give"
+            return {check: [f"{what}: {difference}"] if faults else [] for check, faults in found.items()}
     return found
 
 
@@ -102,14 +107,19 @@ def _beginnings(recipe: Recipe, evidence: Evidence, ends: Mapping[str, int]) -> 
 
 
 def _randomised_futures(recipe: Recipe, evidence: Evidence, t: int, rng: np.random.Generator) -> dict[str, list[Block]]:
-    """Bars after t of the series that come from files, other ones: until any bar in progress at t is long over."""
+    """Other bars after t."""
+    futures = _futures(recipe, evidence, t)
+    return {name: [_randomised(piece, rng) for piece in after] for name, after in futures.items()}
+
+
+def _futures(recipe: Recipe, evidence: Evidence, t: int) -> dict[str, list[Block]]:
+    """Bars after t of the series that come from files: until any bar in progress at t is long over."""
     longest = timeframe_ns(recipe.timeframes[-1])
     futures = {}
     for name in recipe.timeframes:
         if not evidence.derived(name):
             known = evidence.count_by(name, "close_time", t)
-            after = _pieces(evidence, name, known, known + 2 * longest // timeframe_ns(name) + 8)
-            futures[name] = [_randomised(piece, rng) for piece in after]
+            futures[name] = list(_pieces(evidence, name, known, known + 2 * longest // timeframe_ns(name) + 8))
     return futures
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cache.keys import check_unchanged
 from cache.layout import TIME_ATTRIBUTES, ArraySpec
-from cache.locks import entry_lock
+from cache.locks import Waiting, entry_lock
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.writer import EntryWriter
@@ -26,12 +26,12 @@ from pipeline.split import train_cutoff
 Advance = Callable[[int], None]
 
 
-def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance) -> bool:
+def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance, waiting: Waiting = lambda: None) -> bool:
     """Make the entry of `node` unless it exists; `advance` hears of rows done. Returns whether it was made here.
 
-    Whoever builds the same entry in another process is waited for.
+    Whoever builds the same entry in another process is waited for, as cache.locks tells.
     """
-    with entry_lock(store, node.components) as wanted:
+    with entry_lock(store, node.components, waiting) as wanted:
         if wanted:
             with EntryWriter(store, node.components) as entry:
                 _BUILDERS[node.components.stage](node, recipe, store, entry, advance)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.explain import nearest
-from cache.reader import Entry, StoreError, entry_exists, open_entry, read_ref
+from cache.files import listing
+from cache.reader import Entry, StoreError, check_folder, entry_exists, open_entry, read_ref
 from pipeline.plan import Node, Plan, Sources
 
 Paths = dict[str, dict[str, str]]  # MD5 by timeframe and path
@@ -55,6 +56,7 @@ class Explanation:
 
 def explain(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
     """Look up every entry of a plan, and for those that are missing what is nearest to them."""
+    check_folder(store)
     last: dict[str, Any] | None = None
     with suppress(StoreError):
         last = read_ref(store, plan.recipe.name)
@@ -131,9 +133,10 @@ def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: P
 def _entries(store: Path, stage: str) -> Iterator[Entry]:
     """All whole entries of a stage, the newest first."""
     found = []
-    for path in (store / stage).glob("[!.]*"):
+    for path in listing(store / stage):
         with suppress(StoreError):
-            found.append(open_entry(store, stage, path.name))
+            if not path.name.startswith("."):
+                found.append(open_entry(store, stage, path.name))
     yield from sorted(found, key=lambda entry: str(entry.manifest["built"]["at"]), reverse=True)
 
 

@@ -39,7 +39,8 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
     """Say what bin/build-cache would do with the same arguments, and why; build nothing.
 
     For every entry: hit (it is there), build, or stale source (to be built anew because the content of a source file
-    changed). A missing entry is compared with the nearest one that is there, field by field.
+    changed). A missing entry is compared with the nearest one that is there, field by field. Whether the recipe leaves
+    any windows is not judged: the build finds that out.
     """
     recipe = load_config(config_path, overrides).parse("data", Recipe)
     from pipeline.explain import explain  # pyarrow and numba, which bad arguments need not wait for

@@ -83,7 +83,7 @@ def make_plan(recipe: Recipe, sources: Sources) -> Plan:
             "streams": {name: streams[name] for name in recipe.timeframes},
         }
     needs = tuple(key for one in entries.values() for key in (one["windows"], *one["streams"].values()))
-    nodes.append(Node(_component("datasets", {"split": _split_fields(recipe)}, entries), needs, recipe.name))
+    nodes.append(Node(_component("datasets", {"split": split_fields(recipe)}, entries), needs, recipe.name))
     unique: dict[str, Node] = {}  # symbols with the same bars share their entries
     for node in nodes:
         unique.setdefault(node.components.key, node)
@@ -118,12 +118,12 @@ def _symbol_nodes(
         inputs |= {"base": base} if name != recipe.base else {}
         inputs |= {"split": tuple(split_bars)} if split_bars else {}
         needs = tuple(key for some in inputs.values() for key in some)
-        streams[name] = Node(_component("streams", _stream_fields(recipe, name), inputs), needs, symbol, name)
+        streams[name] = Node(_component("streams", stream_fields(recipe, name), inputs), needs, symbol, name)
     shards = {name: keys[name] for name in recipe.timeframes}
     yield streams.pop(recipe.base)  # the longest work, and it waits for nothing but the base bars
     yield from derived
     yield Node(
-        _component("windows", _window_fields(recipe), shards),
+        _component("windows", window_fields(recipe), shards),
         tuple(key for shard_keys in shards.values() for key in shard_keys),
         symbol,
     )
@@ -162,7 +162,8 @@ def _session_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
     return {"session": session.model_dump() if session else None} if timeframe == "d" else {}
 
 
-def _window_fields(recipe: Recipe) -> dict[str, Any]:
+def window_fields(recipe: Recipe) -> dict[str, Any]:
+    """What decides windows, beside their bars."""
     window = recipe.window
     return {
         "timeframes": recipe.timeframes,
@@ -175,16 +176,18 @@ def _window_fields(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _stream_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
+def stream_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
+    """What decides a stream, beside its bars."""
     name = recipe.features.set
     return {
         "timeframe": timeframe,
         "features": {"set": name, "version": feature_set(name).version},
-        "split": _split_fields(recipe),
+        "split": split_fields(recipe),
     }
 
 
-def _split_fields(recipe: Recipe) -> dict[str, Any]:
+def split_fields(recipe: Recipe) -> dict[str, Any]:
+    """What decides where training ends, beside the base bars."""
     split, train_end = recipe.split, recipe.train_end_ns
     bound = {"val_fraction": split.val_fraction} if train_end is None else {"train_end": format_time(train_end)}
     return {**bound, "embargo": format_ns(duration_ns(split.embargo))}

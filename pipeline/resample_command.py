@@ -1,5 +1,10 @@
 """bin/resample: write the bars of a higher timeframe as a parquet file."""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -29,7 +29,7 @@ def summarise(outcome: Outcome) -> Iterator[str]:
     if not outcome.built:
         yield "  Everything was in the store already; nothing was built."
     else:
-        yield f"  {outcome.hits} entries reused, {len(outcome.built)} built."
+        yield f"  {outcome.reused} entries reused, {len(outcome.built)} built."
 
 
 def _sources(bars: Iterable[Entry]) -> Iterator[str]:

@@ -77,7 +77,7 @@ def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float =
     """Amplitude and phase of whole windows: a scalar in [0, 2], float32 (float64 if an input is).
 
     The mean over windows and channels of ½(1 − corr(log|X|, log|X̂|)) + ½(1 − Σ w_k cos Δφ_k), w_k = |X_k|²/Σ|X|²,
-    over the frequencies k ≥ 1 of the rFFT X of the target and X̂ of the prediction (DESIGN §8).
+    over the frequencies k ≥ 1 of the rFFT X of the target and X̂ of the prediction.
 
     Where a spectrum is degenerate, both halves stay defined and smooth, because ε stands beside each magnitude: |X|² is
     re² + im² + ε², cos Δφ = (re·rê + im·im̂ + ε²)/(|X||X̂|), and corr = (cov + ε²)/√((var + ε²)(var̂ + ε²)). So two

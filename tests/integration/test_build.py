@@ -16,6 +16,7 @@ import pytest
 
 from cache.console import Console
 from cache.keys import file_md5
+from cache.reader import open_dataset
 from pipeline.build import build
 from pipeline.simulate import simulate_bars
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
@@ -104,13 +105,23 @@ def test_the_first_build_makes_everything_and_the_second_nothing(tmp_path: Path,
     assert "Everything was in the store already; nothing was built." in second.stdout
     assert "changed since the last build" not in second.stdout
     assert contents(store) == before
-    assert len(before) == 3 * 3 + 3 * 3 + 2
+    assert len(before) == 3 * 3 + 3 * 3 + 2 + 2
 
 
 def test_json_is_one_object_on_stdout_and_progress_goes_to_stderr(tmp_path: Path, data: Path):
     told, progress = outcome(tmp_path / "store", data)
-    assert set(told) == {"name", "key", "reused", "built", "seconds"}
-    assert (told["name"], told["reused"], told["built"]) == ("test", 0, ALL)
+    dataset = open_dataset(tmp_path / "store", "test")
+    assert told == {
+        "name": "test",
+        "key": dataset.entry.key,
+        "reused": 0,
+        "built": ALL,
+        "windows": {"TEST": dataset.symbols["TEST"].windows.shape("time")[0]},
+        "splits": dataset.splits,
+        "warnings": dataset.entry.manifest["warnings"],
+        "certified": True,
+        "seconds": told["seconds"],
+    }
     assert (tmp_path / "store" / "datasets" / told["key"] / "zarr.json").is_file()
     assert "fingerprint sources" in progress
     longer, progress = outcome(tmp_path / "store", data, "data.window.seq_len=48")
@@ -173,6 +184,24 @@ def test_two_builders_at_once_share_the_work(tmp_path: Path, data: Path, built: 
     assert sorted(told[0]["built"] + told[1]["built"]) == sorted(ALL)
     assert contents(store) == contents(built)
     assert leftovers(store) == []
+
+
+def test_a_log_file_has_whole_lines(tmp_path: Path):
+    """No carriage returns, nothing glued to a bar, and something every few seconds."""
+    label = MONDAY + MINUTE * np.arange(3_000_000)
+    ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (200, 1))
+    write_parquet(tmp_path / "simfx_m1.parquet", label, ohlc)
+    done = run(tmp_path / "store", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stdout + done.stderr
+    shape = re.compile(
+        r"Building .*|  import pyarrow, numba \.*\d+\.\d\d s|  fingerprint sources \.*\d+\.\d\d s|  built \S+ .*|"
+        r"  building: [\d,]+ rows, \d+ s"
+    )
+    lines = done.stdout.splitlines()
+    last = max(at for at, line in enumerate(lines) if line.startswith("  built "))
+    assert all(shape.fullmatch(line) for line in lines[: last + 1]), lines
+    assert any(line.startswith("  building: ") for line in lines)
 
 
 # --- failures

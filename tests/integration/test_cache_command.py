@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -376,7 +377,7 @@ def test_prune_shows_and_then_removes(copied: Path, tmp_path: Path):
     shown = output("prune", "--unreferenced", "--store", copied, cwd=tmp_path).splitlines()
     assert shown[0].split() == ["path", "MB", "last", "used", "why"]
     assert re.fullmatch(rf"bars/{lone} +8\.4 +\d+ y ago +no dataset needs it", shown[1])
-    assert re.fullmatch(r"Would be removed: \d items?, 8\.4 MB; 4\.0 MB in entries would stay", shown[-2])
+    assert re.fullmatch(r"Would be removed: \d items?, 8\.4 MB; 4\.1 MB in entries would stay", shown[-2])
     assert shown[-1] == "Nothing has been removed yet: --yes does it"
     assert set(entry_ids(copied)) > kept
     planned = json.loads(output("prune", "--unreferenced", "--json", "--store", copied, cwd=tmp_path))
@@ -384,11 +385,11 @@ def test_prune_shows_and_then_removes(copied: Path, tmp_path: Path):
     assert planned["removals"][0]["path"] == str(copied / "bars" / lone)
     assert planned["removals"][0]["last_used"] == "2020-01-01T00:00:00+00:00"
     done = output("prune", "--unreferenced", "--yes", "--store", copied, cwd=tmp_path).splitlines()
-    assert re.fullmatch(r"Removed: \d items?, 8\.4 MB; 4\.0 MB in entries stay", done[-1])
+    assert re.fullmatch(r"Removed: \d items?, 8\.4 MB; 4\.1 MB in entries stay", done[-1])
     assert set(entry_ids(copied)) == kept
     assert output("verify", "--store", copied, cwd=tmp_path).endswith("all intact\n")
     assert output("prune", "--unreferenced", "--store", copied, cwd=tmp_path) == (
-        "Nothing to remove; 4.0 MB in entries stay\n"
+        "Nothing to remove; 4.1 MB in entries stay\n"
     )
 
 
@@ -405,7 +406,7 @@ def test_a_store_that_cannot_be_made_small_enough(copied: Path, tmp_path: Path):
     assert done.returncode == 1
     first, header, row = done.stderr[done.stderr.index("error: ") :].splitlines()
     assert re.fullmatch(
-        rf"error: {copied}: 4\.0 MB stay, 3\.0 MB too many, because datasets need them\. To let one go, delete "
+        rf"error: {copied}: 4\.1 MB stay, 3\.1 MB too many, because datasets need them\. To let one go, delete "
         rf"{copied}/refs/NAME\.json and prune again:",
         first,
     )
@@ -514,3 +515,160 @@ def test_help_ends_with_examples(tmp_path: Path, arguments: list[str]):
     shown = output(*arguments, cwd=tmp_path)
     assert shown.startswith("Usage: bin/cache")
     assert "Examples:\n    bin/cache " in shown
+
+
+# Streams that are closed, full, or no longer read; and impatience
+
+
+def shell(line: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    return subprocess.run(["bash", "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+BUILD = "bin/build-cache --config configs/test.yaml --data-dir $DATA --store $STORE --workers 2"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams(test_store: Path, simulated_dir: Path, tmp_path: Path, closed: str):
+    words = {"STORE": test_store}
+    for command in ("list", "stats", "show test", "verify", "certify test --samples 5", "prune --unreferenced"):
+        done = shell(f"bin/cache {command} --store $STORE {closed}", **words)
+        assert (done.returncode, re.sub("reading: .*", "", done.stderr).strip()) == (0, ""), command
+        assert (done.stdout == "") == (">&-" in re.sub("2>&-", "", closed))
+    failed = shell(f"bin/cache show none --store $STORE {closed}", **words)
+    assert (failed.returncode, "Traceback" in failed.stderr) == (1, False)
+    built = shell(f"{BUILD} {closed}", DATA=simulated_dir, STORE=tmp_path / "store")
+    assert (built.returncode, built.stderr) == (0, "")
+    assert output("verify", "--store", tmp_path / "store", cwd=tmp_path).startswith("8 entries")
+
+
+def test_long_work_goes_on_when_nobody_reads(test_store: Path, simulated_dir: Path, tmp_path: Path):
+    for line in (
+        BUILD,
+        "bin/cache certify test --samples 20 --store $TEST",
+        "bin/cache export test $TAR --store $TEST",
+    ):
+        done = shell(
+            f"{line} | head -1; echo ${{PIPESTATUS[0]}}",
+            DATA=simulated_dir,
+            STORE=tmp_path / "store",
+            TEST=test_store,
+            TAR=tmp_path / "test.tar",
+        )
+        assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
+    assert output("verify", "--store", tmp_path / "store", cwd=tmp_path).startswith("8 entries")
+    assert (tmp_path / "test.tar").exists()
+
+
+@pytest.mark.parametrize("command", ["list", "stats", "show test", "list --json", "--help", "show --help"])
+def test_a_listing_that_nobody_reads_ends_quietly(test_store: Path, command: str):
+    store = "" if "help" in command else "--store $STORE"
+    done = shell(f"bin/cache {command} {store} | true; echo ${{PIPESTATUS[0]}}", STORE=test_store)
+    assert done.stdout in ("0\n", "141\n", "1\n" if "help" in command else "")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bin/cache list --store $STORE", "no space left on device; free some and run the command again"),
+        ("bin/cache certify test --store $STORE", "standard output: no space left on device"),
+        (BUILD, "standard output: no space left on device"),
+    ],
+)
+def test_a_full_output_keeps_nothing(test_store: Path, simulated_dir: Path, line: str, words: str):
+    done = shell(f"{line} > /dev/full", STORE=test_store, DATA=simulated_dir)
+    assert (done.returncode, done.stderr) == (1, f"\nerror: {words}\n")
+
+
+@pytest.mark.parametrize("command", ["cache list", "build-cache", "simulate", "resample"])
+def test_ctrl_c_while_a_command_is_loaded(tmp_path: Path, command: str):
+    (tmp_path / "click.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
+    name, *words = command.split()
+    process = subprocess.Popen(
+        [ROOT / "bin" / name, *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1] == "\nerror: interrupted\n"
+    assert process.returncode == 1
+
+
+# Folders that are no store
+
+
+def test_other_folders_are_no_stores_and_stay_as_they_are(tmp_path: Path):
+    """A folder of bars, or a git repository, has names that a store has, too."""
+    for name in ("bars/eurusd.parquet", "datasets/one.csv", "refs/heads/main", "sources/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("somebody's")
+    before = set(tmp_path.rglob("*"))
+    for arguments in (
+        ["list"],
+        ["stats"],
+        ["verify"],
+        ["verify", "--repair"],
+        ["prune", "--unreferenced", "--yes"],
+        ["certify", "x", "--repair"],
+    ):
+        words = failure(*arguments, "--store", tmp_path, cwd=tmp_path)
+        assert words == f"\nerror: {tmp_path}: no store here; --store says where it is, and bin/build-cache makes one\n"
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_store_that_cannot_be_a_folder(simulated_dir: Path, tmp_path: Path, kind: str):
+    store = tmp_path / "here"
+    if kind == "file":
+        store.write_text("notes")
+    else:
+        store.symlink_to("elsewhere")
+    what = "a file, not a folder" if kind == "file" else "a link to elsewhere, which is not there"
+    of_build = ["--config", "configs/test.yaml", "--data-dir", simulated_dir]
+    for words in (
+        ["bin/build-cache", *of_build],
+        ["bin/cache", "explain", *of_build],
+        ["bin/cache", "list"],
+        ["bin/cache", "stats"],
+        ["bin/cache", "verify"],
+        ["bin/cache", "prune", "--unreferenced"],
+        ["bin/cache", "show", "test"],
+        ["bin/cache", "certify", "test"],
+        ["bin/cache", "export", "test", tmp_path / "x.tar"],
+    ):
+        done = subprocess.run([*words, "--store", store], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"error: {store}: {what}; --store says where the store is\n"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_repaired_name_is_to_be_made_before_the_next_prune(copied: Path, tmp_path: Path):
+    flip(copied / "refs/test.json", 100)
+    done = cache("verify", "--repair", "--store", copied, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "Removed:",
+        f"  {copied}/refs/test.json",
+        "A dataset whose name was removed gets it back from bin/build-cache with its configuration, or when its "
+        "archive is imported again.",
+        "Its entries count as unreferenced until then: do that before bin/cache prune.",
+    ]
+    assert "Its entries count as unreferenced until then: do that before bin/cache prune\n" in done.stderr
+
+
+def test_a_repaired_import_may_be_imported_again(copied: Path, tmp_path: Path):
+    tar, store = tmp_path / "test.tar", tmp_path / "imported"
+    assert cache("export", "test", tar, "--store", copied, cwd=tmp_path).returncode == 0
+    assert cache("import", tar, "--store", store, cwd=tmp_path).returncode == 0
+    flip(open_dataset(store, "test").symbols["TEST"].streams["m5"].path / "values/c/0/0", 12_345)
+    done = cache("verify", "--repair", "--store", store, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == (
+        "What was imported comes back, too, when its archive is imported again: bin/cache import FILE.tar"
+    )
+    assert "1 of 8 entries unpacked" in cache("import", tar, "--store", store, cwd=tmp_path).stdout
+    assert output("verify", "--store", store, cwd=tmp_path).endswith("all intact\n")

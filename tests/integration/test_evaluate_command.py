@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
-SMALL = "data.split.val_fraction=0.05"  # few validation windows, because all of them are evaluated
+SMALL = "data.split.val_fraction=0.1"  # few validation windows, because all of them are evaluated
 # Several OpenMP threads that spin on busy cores would make such small models ten times slower.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -59,51 +59,79 @@ def place(simulated_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
 @pytest.fixture(scope="module")
 def printed(place: Place) -> str:
     """What evaluating prints; it leaves scores/test.json and pictures/."""
-    return place.output("evaluate", "runs/test", "--output", "scores/test.json", "--plots", "pictures")
+    return place.output("evaluate", "runs/test", "--probe", "--output", "scores/test.json", "--plots", "pictures")
 
 
 def test_scores(place: Place, printed: str):
     text = (place.folder / "scores" / "test.json").read_text()
     scores = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     dataset = json.loads((place.folder / "store" / "refs" / "test.json").read_text())["dataset"]
-    assert scores.keys() == {"run", "dataset", "windows", "timeframes"}
-    assert (scores["run"], scores["dataset"]) == ("runs/test", dataset)
+    parts = ["correlation_per_tf", "reconstruction_quality", "spectral_delta", "consistency_ratio", "summary", "probes"]
+    assert list(scores) == parts
+    summary = scores["summary"]
+    assert (summary["run"], summary["dataset"]) == ("runs/test", dataset)
     manifest = json.loads((place.folder / "store" / "datasets" / dataset / "zarr.json").read_text())["attributes"]
     first, stop = manifest["splits"]["val"]["windows"]["TEST"]
-    assert scores["windows"] == stop - first > 100
+    assert summary["windows"] == stop - first > 100
 
-    assert list(scores["timeframes"]) == ["m1", "m5", "m15"]
-    for of in scores["timeframes"].values():
-        assert list(of) == ["n", "model", "last_value", "straight_line"]
-        assert 0.25 < of["n"] / (scores["windows"] * 32) < 0.35
+    for part in parts[:3]:
+        assert list(scores[part]) == ["m1", "m5", "m15"]
+    for timeframe, of in scores["correlation_per_tf"].items():
+        quality, delta = scores["reconstruction_quality"][timeframe], scores["spectral_delta"][timeframe]
+        assert 0.25 < of["n"] / (summary["windows"] * 32) < 0.35
         for predictor in ("model", "last_value", "straight_line"):
-            score = of[predictor]
-            assert score.keys() == {"correlation", "mse", "mae", "rmse"}
+            score = quality[predictor]
+            assert score.keys() == {"mse", "mae", "rmse", "ohlc_validity"}
             assert score["rmse"] ** 2 == pytest.approx(score["mse"])
             assert 0 < score["mae"] <= score["rmse"]
-            correlation = score["correlation"]
-            assert list(correlation) == ["level", "log_return", "log_range"]
-            assert all(r is None or -1 <= r <= 1 for r in correlation.values())
+            assert 0 <= score["ohlc_validity"] <= 1
+            assert 0 < delta[predictor] < 10
+            assert list(of[predictor]) == ["level", "log_return", "log_range"]
+            assert all(r is None or -1 <= r <= 1 for r in of[predictor].values())
             # because a level is as good as any level near it
-            assert correlation["level"] > 0.9
-        assert of["last_value"]["correlation"]["log_return"] is None
-        assert of["straight_line"]["correlation"]["level"] > of["last_value"]["correlation"]["level"]
+            assert of[predictor]["level"] > 0.9
+        assert of["last_value"]["log_return"] is None
+        assert 0 < of["time_of_week"]["log_range"] < 1
+        assert of["straight_line"]["level"] > of["last_value"]["level"]
+        assert of["model_minus_best_baseline"]["level"]["baseline"] == "straight_line"
+    pairs = scores["consistency_ratio"]["pairs"]
+    assert list(pairs) == ["m1 → m5", "m5 → m15"]
+    assert all(of["truth"]["ratio"] == 1 and of["eligible"] > 100 for of in pairs.values())
+    assert scores["consistency_ratio"]["tick"] == pytest.approx(1e-5)
     assert "scores: scores/test.json\n" in printed
 
 
 def test_the_table_holds_the_scores(place: Place, printed: str):
     scores = json.loads((place.folder / "scores" / "test.json").read_text())
-    assert f"On the hidden bars of {scores['windows']:,} validation windows" in printed
+    assert f"On the hidden bars of {scores['summary']['windows']:,} validation windows" in printed
     lines = printed.splitlines()
-    for timeframe, of in scores["timeframes"].items():
+    for timeframe, of in scores["correlation_per_tf"].items():
+        quality = scores["reconstruction_quality"][timeframe]
         start = lines.index(f"{timeframe}  ({of['n']:,} hidden bars)")
         predictors = ("model", "last_value", "straight_line")
         for line, predictor in zip(lines[start + 1 : start + 4], predictors, strict=True):
-            score = of[predictor]
-            numbers = [*score["correlation"].values(), score["mse"], score["mae"], score["rmse"]]
+            numbers = [*of[predictor].values(), *(quality[predictor][error] for error in ("mse", "mae", "rmse"))]
             expected = ["–" if number is None else f"{number:.4f}" for number in numbers]
-            assert line.split()[-6:] == expected
-            assert line.split()[:-6] == predictor.split("_")
+            assert line.split()[-9:-3] == expected
+            assert line.split()[:-9] == predictor.split("_")
+    first = next(i for i, line in enumerate(lines) if line.startswith("On the hidden bars"))
+    assert max(len(line) for line in lines[first:] if "picture" not in line) <= 100
+
+
+def test_probes(place: Place, printed: str):
+    scores = json.loads((place.folder / "scores" / "test.json").read_text())
+    probes = scores["probes"]
+    assert min(probes["train_windows"], probes["val_windows"]) > 50
+    assert "What the frozen encoder knows" in printed
+    for name in ("encoder", "untrained", "raw_window"):
+        assert f"{probes['volatility'][name]['r2']:.4f}" in printed
+        assert f"{probes['direction'][name]['auc']:.4f}" in printed
+    # it has been trained, a little
+    assert probes["volatility"]["encoder"] != probes["volatility"]["untrained"]
+    done = place.output("evaluate", "runs/test", "--output", "short.json")
+    assert "encoder" not in done
+    short = json.loads((place.folder / "short.json").read_text())
+    assert short == {name: part for name, part in scores.items() if name != "probes"}
 
 
 def test_it_is_never_silent(printed: str):
@@ -113,21 +141,34 @@ def test_it_is_never_silent(printed: str):
         "  import torch ",
         "reconstruct",
         "On the hidden bars",
+        "  probe ",
+        "What the frozen encoder knows",
+        "  draw ",
         "picture:",
     ]
     places = [printed.index(part) for part in order]
     assert places == sorted(places)
 
 
-def test_the_picture(place: Place, printed: str):
-    assert "picture: pictures/reconstructions.png\n" in printed
-    content = (place.folder / "pictures" / "reconstructions.png").read_bytes()
+# twice as much as empty axes take
+@pytest.mark.parametrize(
+    ("name", "wide", "high", "heavy"),
+    [
+        ("reconstructions", 1000, 700, 130_000),
+        ("candles", 1000, 700, 30_000),
+        ("masks", 1000, 200, 12_000),
+        ("correlations", 1000, 300, 20_000),
+        ("losses", 400, 300, 20_000),
+    ],
+)
+def test_the_pictures(place: Place, printed: str, name: str, wide: int, high: int, heavy: int):
+    assert f"picture: pictures/{name}.png\n" in printed
+    content = (place.folder / "pictures" / f"{name}.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
-    assert width > 1000
-    assert height > 700
-    # twice as much as empty axes take
-    assert len(content) > 130_000
+    assert width > wide
+    assert height > high
+    assert len(content) > heavy
 
 
 def test_a_run_that_is_not_there(place: Place):
@@ -149,11 +190,12 @@ def test_it_is_the_best_weights_that_are_scored(place: Place, printed: str):
     save_file({name: tensor.zero_() for name, tensor in weights.items()}, run / "best.safetensors")
     place.output("evaluate", "blank", "--output", "blank.json")
     before, after = (json.loads((place.folder / name).read_text()) for name in ("scores/test.json", "blank.json"))
-    for timeframe, of in after["timeframes"].items():
-        assert of["model"]["mse"] != pytest.approx(before["timeframes"][timeframe]["model"]["mse"], rel=1e-4)
+    for timeframe, of in after["reconstruction_quality"].items():
+        was = before["reconstruction_quality"][timeframe]
+        assert of["model"]["mse"] != pytest.approx(was["model"]["mse"], rel=1e-6)
+        assert of["last_value"] == was["last_value"]
         # always the same answer: closes that drift, and bars of one height
-        assert of["model"]["correlation"]["log_range"] is None
-        assert of["last_value"] == before["timeframes"][timeframe]["last_value"]
+        assert after["correlation_per_tf"][timeframe]["model"]["log_range"] is None
 
 
 def test_a_store_that_is_gone(place: Place, tmp_path: Path):
@@ -172,12 +214,13 @@ def test_a_store_that_moved_on_and_the_command_that_helps(place: Place, printed:
     place.build("data.window.seq_len=24")
     now = json.loads((place.folder / "store" / "refs" / "test.json").read_text())["dataset"]
     message = place.failure("a run")
-    assert f"error: a run: trained on dataset {before['dataset']}, but test is now {now}." in message
+    assert f"error: a run: trained on dataset {before['summary']['dataset']}, but test is now {now}." in message
     (said,) = re.findall(r"^  bin/(build-cache .*)$", message, re.MULTILINE)
     assert "nothing was built" in place.output(*shlex.split(said))
     place.output("evaluate", "a run", "--output", "again.json")
     after = json.loads((place.folder / "again.json").read_text())
-    assert after == before | {"run": "a run"}
+    summary = before["summary"] | {"run": "a run"}
+    assert after == {name: part for name, part in before.items() if name != "probes"} | {"summary": summary}
 
 
 def test_wrong_usage_ends_with_2(place: Place):

@@ -146,7 +146,7 @@ def test_a_new_file_and_one_that_is_gone(folder: Path):
     explanation = told(folder, recipe=one)
     assert files(explanation) == {"m1/CCC.parquet": "new file", "m1/BBB.parquet": "no longer there"}
     assert states(explanation)["bars TEST m1 CCC.parquet"] == "build"
-    assert reasons(explanation)["bars TEST m1 CCC.parquet"] == ("another file",)
+    assert reasons(explanation)["bars TEST m1 CCC.parquet"] == ("new file",)
 
 
 def test_the_version_of_a_stage(folder: Path, monkeypatch: pytest.MonkeyPatch):

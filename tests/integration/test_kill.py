@@ -5,16 +5,20 @@ many as you like and prints its counts.
 """
 
 import json
+import os
 import random
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,7 +27,7 @@ from cache.reader import open_dataset
 from cache.verify import check_content, check_metadata
 from pipeline.build import build
 from pipeline.simulate import simulate_bars
-from tests.unit.pipeline.making import make_recipe, quiet
+from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = (
@@ -143,8 +147,81 @@ def test_eight_builders_at_once_build_every_entry_once(
     eight = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)]
     told = [json.loads(one.communicate(timeout=120)[0]) for one in eight]
     assert [one.returncode for one in eight] == [0] * 8
+    assert all(one["reused"] + len(one["built"]) == ENTRIES for one in told)
     built = Counter(label for one in told for label in one["built"])
     assert len(built) == ENTRIES
     assert set(built.values()) == {1}
     assert contents(store) == undisturbed
     assert list(store.rglob("*.partial")) == []
+
+
+def until(told: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to become true."""
+    began = time.monotonic()
+    while not told():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)
+
+
+@contextmanager
+def stopped_builder(store: Path, tmp_path: Path) -> Iterator[str]:
+    """A builder that stands still with an entry in progress: what it builds."""
+    rows = 1_500_000
+    write_parquet(
+        tmp_path / "simfx_m1.parquet",
+        MONDAY + MINUTE * np.arange(rows),
+        np.tile(random_ohlc(np.random.default_rng(0), 15_000), (rows // 15_000, 1)),
+    )
+    builder = subprocess.Popen(plain(store, tmp_path), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until(lambda: any(path.stat().st_size for path in store.glob("bars/.*.partial/ohlc/c/0/0")))
+        builder.send_signal(signal.SIGSTOP)
+        yield "bars TEST m1 simfx_m1.parquet"
+    finally:
+        builder.kill()
+        builder.wait()
+
+
+def plain(store: Path, data: Path) -> list[str]:
+    words = [str(ROOT / "bin/build-cache"), "--config", "configs/test.yaml", "--data-dir", str(data)]
+    return [*words, "--store", str(store), "--workers", "2"]
+
+
+def test_waiting_for_another_builder_is_told_and_ends_with_ctrl_c(tmp_path: Path):
+    store = tmp_path / "store"
+    with stopped_builder(store, tmp_path) as label:
+        waits = subprocess.Popen(
+            plain(store, tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # where the tests run in the background, the shell has them ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert waits.stdout is not None
+        lines = iter(waits.stdout.readline, "")
+        assert next(line for line in lines if "fingerprint" in line)
+        began = time.monotonic()
+        assert next(line for line in lines if "waiting" in line) == (
+            f"  waiting for another process that builds {label}\n"
+        )
+        assert time.monotonic() - began < 2
+        assert next(line for line in lines if "building" in line).startswith("  building: 0 rows, ")  # never silent
+        waits.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert "error: interrupted; 0 of 8 entries to build are done" in waits.communicate(timeout=20)[1]
+        assert time.monotonic() - began < 2
+        assert waits.returncode == 1
+
+
+def test_who_waited_for_another_builder_counts_every_entry(tmp_path: Path):
+    store = tmp_path / "store"
+    with stopped_builder(store, tmp_path):
+        waits = subprocess.Popen([*plain(store, tmp_path), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert waits.stderr is not None
+        text = b""
+        while b"waiting for another process" not in text:
+            text += os.read(waits.stderr.fileno(), 4096)
+    told = json.loads(waits.communicate(timeout=60)[0])
+    assert told["reused"] + len(told["built"]) == 8
+    assert told["certified"]

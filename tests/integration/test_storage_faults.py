@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cache.keys import file_md5
-from cache.reader import entry_exists
+from cache.reader import entry_exists, open_dataset
 from configs.errors import UserError
 from pipeline.build import build, make_entries
 from pipeline.execute import build_node
@@ -134,6 +134,89 @@ def test_a_store_without_permission_to_write(tmp_path: Path, simulated_dir: Path
     assert str(tmp_path / forbidden) in done.stderr
     assert "Traceback" not in done.stderr
     assert contents(store) == contents(test_store)
+
+
+@contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """Nobody may look into a folder, or a file."""
+    mode = folder.stat().st_mode
+    folder.chmod(0)
+    try:
+        yield
+    finally:
+        folder.chmod(mode)
+
+
+def unprivileged(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*without_privileges(), ROOT / "bin/cache", *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "part", ["refs", "bars", "streams", "windows", "datasets", "locks", "sources", "refs/test.json"]
+)
+def test_prune_removes_nothing_where_it_cannot_look(tmp_path: Path, test_store: Path, part: str):
+    store = Path(shutil.copytree(test_store, tmp_path / "store"))
+    for limit in (["--unreferenced"], ["--older-than", "0s"], ["--max-size", "1KB"]):
+        with closed(store / part):
+            done = unprivileged("prune", *limit, "--yes", "--store", store)
+        if part == "sources" and limit != ["--unreferenced"]:  # nothing there is asked for
+            continue
+        assert done.returncode == 1, done.stdout
+        assert f"error: {store / part}" in done.stderr
+        assert ": permission denied" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert contents(store) == contents(test_store)
+
+
+@pytest.mark.parametrize("part", ["refs", "bars", "streams", "windows", "datasets", "sources", "refs/test.json"])
+def test_what_cannot_be_read_is_told_and_the_rest_is_checked(tmp_path: Path, test_store: Path, part: str):
+    store = Path(shutil.copytree(test_store, tmp_path / "store"))
+    stream = open_dataset(store, "test").symbols["TEST"].streams["m5"].path / "close/c/0"
+    stream.write_bytes(bytes(stream.stat().st_size))
+    unread = f"{store / part}: it cannot be read (permission denied); nothing is known of it; see to that, and verify"
+    with closed(store / part):
+        for words in (["verify"], ["verify", "--repair"]):
+            done = unprivileged(*words, "--store", store)
+            assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+            assert unread in done.stderr
+            assert (str(stream) in done.stderr) == (part != "streams")
+    if part != "streams":
+        assert not stream.exists()
+    assert len(contents(store)) == len(contents(test_store)) - (0 if part == "streams" else 4)
+
+
+@pytest.mark.parametrize("what", ["values/c/0/0", "close/zarr.json", "zarr.json", "."])
+def test_a_file_of_an_entry_that_cannot_be_read(tmp_path: Path, test_store: Path, what: str):
+    store = Path(shutil.copytree(test_store, tmp_path / "store"))
+    entry = open_dataset(store, "test").symbols["TEST"].streams["m5"].path
+    with closed(entry / what):
+        done = unprivileged("verify", "--repair", "--store", store)
+        assert done.returncode == 1
+        assert f"{entry / what}" in done.stderr
+        assert "it cannot be read (permission denied)" in done.stderr
+        assert done.stdout.startswith("There was nothing to remove.")
+        for command_ in ("stats", "list"):
+            done = unprivileged(command_, "--store", store)
+            assert "Traceback" not in done.stderr
+            assert bool(done.stdout) == (command_ == "stats" or done.returncode == 0)
+            assert done.returncode == (1 if what in ("zarr.json", ".") else 0)
+    assert contents(store) == contents(test_store)
+
+
+@pytest.mark.parametrize("part", ["refs", "streams", "refs/test.json", "uses.jsonl"])
+def test_stats_and_list_go_on_beside_what_cannot_be_read(tmp_path: Path, test_store: Path, part: str):
+    store = Path(shutil.copytree(test_store, tmp_path / "store"))
+    (store / "uses.jsonl").touch()
+    with closed(store / part):
+        counted, listed = (unprivileged(name, "--store", store) for name in ("stats", "list"))
+    assert counted.returncode == listed.returncode == 1
+    assert "  bars" not in counted.stderr
+    assert "\nbars " in counted.stdout
+    for done in (counted, listed):
+        assert f"{store / part}" in done.stderr
+        assert ": permission denied" in done.stderr
 
 
 def test_a_source_without_permission_to_read(tmp_path: Path, simulated_dir: Path):

@@ -1,12 +1,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cache.keys import Components
+from cache.locks import entry_lock, removing
 from cache.reader import open_dataset, read_ref
 from cache.transfer import UNKNOWN_DIR
 
@@ -44,7 +47,7 @@ def test_there_and_back(test_store: Path, archive: Path, tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
     first, *_, last = done.stdout.splitlines()
     assert first == f"Importing {archive} into store"
-    assert last.endswith("8 of 8 entries unpacked, 4.0 MB; the others were here. Look at it: bin/cache show test")
+    assert last.endswith("8 of 8 entries unpacked, 4.0 MB. Look at it: bin/cache show test")
     files = {
         path.relative_to(test_store): path.read_bytes() for path in test_store.glob("[bswd]*/*/**/*") if path.is_file()
     }
@@ -52,7 +55,7 @@ def test_there_and_back(test_store: Path, archive: Path, tmp_path: Path):
     assert {path.relative_to(store): path.read_bytes() for path in store.glob("*/*/**/*") if path.is_file()} == files
     assert len(files) > 30
     again = command("import", archive, cwd=tmp_path)
-    assert "0 of 8 entries unpacked" in again.stdout
+    assert "0 of 8 entries unpacked, 0.0 MB; the others were here. Look" in again.stdout
     shown = subprocess.run([ROOT / "bin/cache", "show", "test"], cwd=tmp_path, capture_output=True, text=True)
     assert f"sources     {UNKNOWN_DIR}" in shown.stdout, shown.stderr
     assert command("export", "test", "again.tar", cwd=tmp_path).returncode == 0
@@ -122,3 +125,45 @@ print([name for name in ("pcodec", "numcodecs") if name in sys.modules])
     )
     assert done.stdout == "[]\n[]\n"
     assert open_dataset(test_store, "test").name == "test"
+
+
+@pytest.mark.parametrize(
+    ("what", "held"), [("import", "entry"), ("import", "store"), ("export", "store"), ("verify", "store")]
+)
+def test_who_waits_says_so_and_ends_with_ctrl_c(test_store: Path, archive: Path, tmp_path: Path, what: str, held: str):
+    store = Path(shutil.copytree(test_store, tmp_path / "store"))
+    windows = open_dataset(store, "test").symbols["TEST"].windows
+    components = Components(**windows.manifest["components"])
+    if held == "entry":
+        shutil.rmtree(windows.path)
+    words = {"import": ["import", archive], "export": ["export", "test", "test.tar"], "verify": ["verify"]}[what]
+    with removing(store) if held == "store" else entry_lock(store, components):
+        process = subprocess.Popen(
+            [ROOT / "bin/cache", *words, "--store", store],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "waiting" in line)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=10)
+    another = f"makes windows/{windows.path.name}" if held == "entry" else "removes something from the store"
+    assert line == f"  waiting for another process that {another}\n"
+    assert rest.endswith(f"\nerror: interrupted{'; what was finished is kept' * (what == 'import')}\n")
+    assert process.returncode == 1
+
+
+def test_a_full_disk_keeps_nothing_of_an_export(test_store: Path, tmp_path: Path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        words = failure("export", "test", folder / "test.tar", "--store", test_store, cwd=tmp_path)
+        assert words == "\nerror: no space left on device; free some and run the command again\n"
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

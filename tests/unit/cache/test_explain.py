@@ -84,7 +84,7 @@ def test_another_list_of_timeframes_does_not_count_lengths_too():
         (STREAM, {"bars": ["z"], "split": ["a", "b"]}, ["other bars"]),
         (STREAM, {"bars": ["a"], "split": ["a"]}, ["other base bars decide where training ends"]),
         (STREAM, {"bars": ["a"]}, ["other base bars decide where training ends"]),
-        (SHARD, {"content": "y"}, ["another file"]),
+        (SHARD, {"content": "y"}, ["new file"]),
         (SHARD, {"content": "x", "rows": {"venue": "okx"}}, ["another symbol of the file"]),
         (DATASET, {"A": DATASET.inputs["A"]}, ["symbols removed: B"]),
         (DATASET, {**DATASET.inputs, "C": DATASET.inputs["A"]}, ["symbols added: C"]),

@@ -75,8 +75,10 @@ def source(tmp_path: Path) -> Path:
 
 
 def set_age(path: Path, hours: int = 2) -> None:
+    """Let a file be so old, but for its change time, which nobody can set: that is as old as it needs to be."""
     changed = time.time_ns() - hours * HOUR_NS
     os.utime(path, ns=(changed, changed))
+    time.sleep(0.08)
 
 
 def md5(content: bytes) -> str:
@@ -136,12 +138,36 @@ def test_a_file_put_in_its_place_is_noticed_by_inode(source: Path, tmp_path: Pat
     assert fingerprint(source, tmp_path / "memo").md5 == md5(b"other")
 
 
-def test_the_limit_of_the_memo_is_a_forged_modification_time(source: Path, tmp_path: Path):
-    fingerprint(source, tmp_path / "memo")
+def forge(source: Path) -> None:
+    """Other content with size, modification time and inode as they were."""
     changed = source.stat().st_mtime_ns
     with source.open("r+b") as file:
         file.write(b"other")
     os.utime(source, ns=(changed, changed))
+
+
+def test_other_content_is_noticed_by_change_time(source: Path, tmp_path: Path):
+    fingerprint(source, tmp_path / "memo")
+    forge(source)
+    assert fingerprint(source, tmp_path / "memo").md5 == md5(b"other")
+
+
+def test_a_file_changed_just_now_is_not_trusted_whatever_its_modification_time(source: Path, tmp_path: Path):
+    forge(source)  # within a tick of the clock, a second change would look the same
+    assert source.stat().st_mtime_ns < time.time_ns() - HOUR_NS
+    fingerprint(source, tmp_path / "memo")
+    (memo,) = (tmp_path / "memo").iterdir()
+    known = keys.recall(memo)
+    assert known["hashed_at_ns"] < source.stat().st_ctime_ns + 50_000_000
+
+
+def test_the_limit_of_the_memo_is_a_file_system_without_change_times(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    honest = file_identity
+    monkeypatch.setattr(keys, "file_identity", lambda path: (*honest(path)[:4], 0))
+    fingerprint(source, tmp_path / "memo")
+    forge(source)
     assert fingerprint(source, tmp_path / "memo").md5 == md5(b"first")
 
 

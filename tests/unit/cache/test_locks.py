@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,3 +121,41 @@ def test_who_builds_an_entry_can_be_seen(tmp_path: Path):
     with entry_lock(tmp_path, COMPONENTS) as wanted:  # looking has not taken it
         assert wanted
         assert is_held(lock_path(tmp_path, one))
+
+
+class GiveUpError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", ["removing", "entry"])
+def test_who_waits_may_give_up(tmp_path: Path, how: str):
+    """Waiting is trying again: whoever waits is asked between, in a thread of its own as well."""
+    tries = []
+
+    def waiting() -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 3:
+            raise GiveUpError
+
+    def wait() -> None:
+        with building(tmp_path, waiting) if how == "removing" else entry_lock(tmp_path, COMPONENTS, waiting):
+            pytest.fail("nobody let go")
+
+    with holder(tmp_path, how), ThreadPoolExecutor(1) as pool, pytest.raises(GiveUpError):
+        pool.submit(wait).result(timeout=10)
+    assert tries[-1] - tries[0] < 2
+
+
+@pytest.mark.parametrize("how", ["file", "dangling link"])
+def test_a_store_that_cannot_be_a_folder(tmp_path: Path, how: str):
+    store = tmp_path / "store"
+    if how == "file":
+        store.write_text("notes")
+        words = f"{store}: a file, not a folder; --store says where the store is"
+    else:
+        store.symlink_to("elsewhere")
+        words = f"{store}: a link to elsewhere, which is not there; --store says where the store is"
+    with pytest.raises(StoreError) as caught, building(store):
+        pytest.fail("there is no store")
+    assert str(caught.value) == words
+    assert not (tmp_path / "elsewhere").exists()

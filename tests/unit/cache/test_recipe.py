@@ -7,6 +7,8 @@ from cache.recipe import Recipe
 from configs.errors import ConfigError
 from configs.loader import load_config
 
+NAME = "a name begins with a letter or a digit, goes on with letters, digits, . _ and -, and has at most 100 characters"
+
 
 def recipe(*overrides: str) -> Recipe:
     return load_config("configs/test.yaml", overrides).parse("data", Recipe)
@@ -57,8 +59,12 @@ def test_rules_between_keys(overrides: list[str], words: str):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.name=a/b", "data.name = 'a/b': string should match pattern"),
-        ("data.name=.hidden", "data.name = '.hidden': string should match pattern"),
+        ("data.name=a/b", f"data.name = 'a/b': {NAME}"),
+        ("data.name=.hidden", f"data.name = '.hidden': {NAME}"),
+        (f"data.name={'x' * 101}", f"data.name = '{'x' * 101}': {NAME}"),
+        ("data.window.seq_len=zwei", "data.window.seq_len = 'zwei': input should be a valid integer"),
+        ("data.window.seq_len=0", "data.window.seq_len = 0: input should be greater than or equal to 1"),
+        ("data.window.seq_len={m1: 0}", "data.window.seq_len.m1 = 0: input should be greater than or equal to 1"),
         ("data.timeframes=[]", "data.timeframes = []: list should have at least 1 item"),
         ("data.timeframes=[m1, m7]", "data.timeframes.1 = 'm7': 'm7' does not divide a day evenly"),
         (
@@ -78,6 +84,11 @@ def test_rules_between_keys(overrides: list[str], words: str):
 )
 def test_single_values(override: str, words: str):
     assert refusal(override).startswith(f"command line: {words}")
+    assert len(refusal(override).splitlines()) == 1
+
+
+def test_a_name_of_a_hundred_characters():
+    assert recipe(f"data.name={'x' * 100}").name == "x" * 100
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Export and import on a small dataset whose arrays have many blocks: chunks have 256 rows here."""
 
 import errno
+import fcntl
 import io
 import json
 import math
@@ -25,7 +26,7 @@ import cache.layout
 import cache.members
 import cache.transfer
 import cache.unpack
-from cache.archive import INDEX, manifest_bytes
+from cache.archive import INDEX, manifest_bytes, read_archive
 from cache.compress import pack
 from cache.console import Console
 from cache.keys import Components, file_md5
@@ -299,7 +300,51 @@ def test_an_interrupted_export_leaves_nothing(built: Path, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_export_left_is_taken_over(built: Path, archive: Path, tmp_path: Path):
+    (tmp_path / ".test.tar.partial").write_bytes(b"half of another export" * 10**5)
+    export(built, tmp_path / "test.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["test.tar"]
+    assert (tmp_path / "test.tar").read_bytes() == archive.read_bytes()
+
+
+def test_two_exports_to_one_file(built: Path, tmp_path: Path):
+    path, left = tmp_path / "test.tar", tmp_path / ".test.tar.partial"
+    with left.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=rf"{path}: another export is writing it; wait for that, or name another"):
+            export(built, path)
+    assert [one.name for one in tmp_path.iterdir()] == [left.name]
+
+
 # Imports that fail half-way
+
+
+def test_what_a_failed_import_leaves_is_told(archive: Path, tmp_path: Path):
+    data = bytearray(archive.read_bytes())
+    with archive.open("rb") as file:
+        last = max(
+            (
+                span
+                for one in read_archive(archive, file).entries
+                for of in one.chunks.values()
+                for b in of
+                for span in b
+            ),
+            key=lambda span: span.offset,
+        )
+    data[last.offset + last.size // 2] ^= 255
+    bad = tmp_path / "bad.tar"
+    bad.write_bytes(data)
+    with pytest.raises(StoreError) as caught:
+        take(bad, tmp_path / "store", workers=1)
+    stay = len([path for stage in STAGES for path in (tmp_path / "store" / stage).glob("[!.]*")])
+    assert stay > 0
+    what = f"{stay} intact entries stay" if stay > 1 else "1 intact entry stays"
+    assert str(caught.value).splitlines()[1:] == [
+        f"{what} in {tmp_path / 'store'}: importing a whole archive goes on from there, and bin/cache prune "
+        "--unreferenced removes what no dataset needs"
+    ]
+    check_whole(tmp_path / "store")
 
 
 @pytest.mark.parametrize("after", [0, 3, 20])
@@ -626,7 +671,7 @@ REINDEXED = [
     (lambda i: i["ref"].update(more=1), "as this version writes it"),
     (lambda i: i["ref"].update(name="../../x"), "names '../../x', but its recipe 'test'"),
     (lambda i: (i["ref"].update(name="../x"), i["ref"]["recipe"].update(name="../x")), "recipe.name: "),
-    (lambda i: (i["ref"].update(name="x" * 300), i["ref"]["recipe"].update(name="x" * 300)), "longer than 200"),
+    (lambda i: (i["ref"].update(name="x" * 300), i["ref"]["recipe"].update(name="x" * 300)), "at most 100 characters"),
     (lambda i: i["ref"].update(name=1), "name is not a text"),
     (lambda i: i["ref"].update(dataset="x"), "dataset is not an MD5"),
     (lambda i: i["ref"].update(dataset="0" * 32), "datasets/0+ is missing, which the dataset was made from"),

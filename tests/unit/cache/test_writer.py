@@ -148,7 +148,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/2",
+        "format": "headstart/3",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,

@@ -127,7 +127,13 @@ def test_files_hold_numbers_and_text_only(tmp_path: Path):
     assert arrays.keys() == trained.state().keys()
     for name, tensor in trained.state().items():
         np.testing.assert_array_equal(arrays[name], tensor.detach().numpy())
-    assert json.loads(metadata["progress"]) == {"step": 5, "best_loss": 0.5, "best_step": 4, "stale_epochs": 0, "best_score": 0.5}
+    assert json.loads(metadata["progress"]) == {
+        "step": 5,
+        "best_loss": 0.5,
+        "best_step": 4,
+        "stale_epochs": 0,
+        "best_score": 0.5,
+    }
 
     arrays, metadata = parse_safetensors(tmp_path / "best.safetensors")
     assert (arrays.keys(), metadata) == (trained.model.state_dict().keys(), {})
