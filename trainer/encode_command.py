@@ -1,5 +1,10 @@
 """bin/encode: embeddings of a whole dataset, and how long one window takes."""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import sys
 from pathlib import Path
 from time import perf_counter

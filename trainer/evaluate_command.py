@@ -1,5 +1,10 @@
 """bin/evaluate: how good is a run, beside baselines?"""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import sys
 from importlib.util import find_spec
 from pathlib import Path

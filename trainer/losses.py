@@ -61,9 +61,10 @@ def cross_timeframe(
 ) -> tuple[Tensor, Tensor]:
     """Compare coarse bars with the first open, highest high, lowest low and last close of their children.
 
-    The Huber loss of (aggregate − coarse bar) / scale, averaged over the compared bars and their four prices. Children of a coarse bar are the fine bars with base rows, all of them among its own; it is compared if its
-    children in the window hold all of its rows and at least one child is hidden. So the bar that the window's beginning
-    cuts, one with a missing child, and one without base rows are not.
+    The Huber loss of (aggregate − coarse bar) / scale, averaged over the compared bars and their four prices. Children
+    of a coarse bar are the fine bars with base rows, all of them among its own; it is compared if its children in the
+    window hold all of its rows and at least one child is hidden. So the bar that the window's beginning cuts, one with
+    a missing child, and one without base rows are not.
 
     Args:
         fine_BLP: float64, log prices of one timeframe, predicted where hidden and true where visible.

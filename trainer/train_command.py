@@ -1,5 +1,10 @@
 """bin/train: train on a dataset of the store. Nothing heavy is imported before the first line is out."""
 
+if __name__ == "__main__":  # before all that takes a while to load
+    from cache.early import end_on_interrupt
+
+    end_on_interrupt()
+
 import json
 import shlex
 import sys
