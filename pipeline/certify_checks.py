@@ -90,10 +90,10 @@ def check_completion(recipe: Recipe, symbols: Mapping[str, Evidence]) -> Finding
     for symbol, evidence in symbols.items():
         for name, series in evidence.bars.items():
             found.faults += _early_bars(f"{symbol} {name}", name, evidence.derived(name), recipe.source.session, series)
-        times, all_ends = (evidence.array(evidence.windows, name) for name in ("time", "ends"))
-        found.checked += len(times)
-        for start in range(0, len(times), _ROWS):
-            time, ends = times[start : start + _ROWS], all_ends[start : start + _ROWS]
+        count = evidence.windows.shape("time")[0]
+        found.checked += count
+        for start in range(0, count, _ROWS):  # read, not mapped: what is mapped counts as the process's memory
+            time, ends = (evidence.windows.rows(name, start, start + _ROWS) for name in ("time", "ends"))
             if (np.diff(time) <= 0).any():
                 found.faults.append(f"{symbol}: the windows are not in order of their decision times")
             for column, (name, length) in enumerate(recipe.seq_lens.items()):
