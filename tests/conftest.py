@@ -11,7 +11,7 @@ settings.load_profile("headstart")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="rounds of tests/integration/test_kill.py")
+    parser.addoption("--kills", type=int, default=4, help="rounds of tests/integration/test_kill.py")
 
 
 @pytest.fixture(scope="session")
