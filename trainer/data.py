@@ -23,12 +23,14 @@ class Batch:
         index: int64 [B], the windows' numbers.
         x: float32 [B, L_j, F], normalised features.
         rows: int32 [B, L_j, 2], which rows of the base stream lie in each bar, [first, past the last).
+        close_time: int64 [B, L_j], ns UTC.
         log_before: float64 [B], log close of the bar before the window (of the window's first where there is none).
     """
 
     index: Tensor
     x: list[Tensor]
     rows: list[Tensor]
+    close_time: list[Tensor]
     log_before: list[Tensor]
 
     def __len__(self) -> int:
@@ -68,6 +70,7 @@ class WindowSource:
         lengths = list(zip(streams, self.seq_lens, strict=True))
         self._x = [self._view(entry, "values", length) for entry, length in lengths]
         self._rows = [self._view(entry, "base_rows", length) for entry, length in lengths[1:]]
+        self._times = [self._view(entry, "close_time", length) for entry, length in lengths]
         self._closes = [_map(entry, "close").to(self._home) for entry in streams]
         self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
 
@@ -79,7 +82,8 @@ class WindowSource:
         ends_BS = self._ends_WS.index_select(0, index_B.to(self._home)).long()
         starts = [ends_BS[:, j] - length for j, length in enumerate(self.seq_lens)]
         before = [(start - 1).clamp(min=0) for start in starts]
-        wanted = list(zip((*self._x, *self._rows, *self._closes), (*starts, *starts[1:], *before), strict=True))
+        sources = (*self._x, *self._rows, *self._times, *self._closes)
+        wanted = list(zip(sources, (*starts, *starts[1:], *starts, *before), strict=True))
         if self.placement == "device":
             found = [source.index_select(0, start) for source, start in wanted]
         else:
@@ -92,14 +96,15 @@ class WindowSource:
             index_B.to(self.device),
             found[:count],
             [torch.stack([base_BL, base_BL + 1], dim=-1), *found[count : 2 * count - 1]],
-            [close.log() for close in found[2 * count - 1 :]],
+            found[2 * count - 1 : 3 * count - 1],
+            [close.log() for close in found[3 * count - 1 :]],
         )
 
     def _view(self, entry: Entry, name: str, length: int) -> Tensor:
-        """[T − L + 1, L, columns]: row s is the L rows from s on, all sharing the stream's memory."""
+        """[T − L + 1, L, …]: row s is the L rows from s on, all sharing the stream's memory."""
         values = _map(entry, name).to(self._home)
-        width = values.shape[1]
-        return values.as_strided((len(values) - length + 1, length, width), (width, width, 1))
+        row, *rest = values.stride()
+        return values.as_strided((len(values) - length + 1, length, *values.shape[1:]), (row, row, *rest))
 
     def _through_buffers(self, wanted: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         buffers, copied = self._next_buffers([source for source, _ in wanted], len(wanted[0][1]))

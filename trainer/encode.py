@@ -34,9 +34,11 @@ from configs.errors import UserError
 from configs.loader import Config
 from pipeline.features import FEATURE_SETS
 from trainer.checkpoint import load_weights
+from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
 from trainer.encode_frames import Inputs, Scaling, make_window
-from trainer.model import MaskedAutoencoder, build_model
+from trainer.masking import all_visible, model_inputs
+from trainer.model import MaskedAutoencoder
 from trainer.runs import ENCODER_FORMAT
 
 _DESCRIPTION = {
@@ -61,11 +63,13 @@ class Encoder:
         weights: MD5 of best.safetensors.
         inputs: how windows are made.
         model: the whole autoencoder.
+        program: what `embed` runs, and export_encoder saves.
     """
 
     def __init__(self, run: Path, described: dict[str, Any], weights: str, model: MaskedAutoencoder) -> None:
         self.run, self.described, self.weights, self.model = run, described, weights, model
         self.inputs = inputs_of(described)
+        self.program = WindowEncoder(model).to(self.device).eval()
 
     @classmethod
     def load(cls, run: Path, device: str | torch.device = "cpu") -> "Encoder":
@@ -84,7 +88,8 @@ class Encoder:
             )
         seq_lens, bar_lengths = (tuple(described[name].values()) for name in ("seq_lens", "bar_lengths"))
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced, and the caller's dice are theirs
-            model = build_model(settings, len(described["features"]["columns"]), seq_lens, bar_lengths)
+            features = described["features"]["columns"]
+            model = MaskedAutoencoder(len(features), CLOCK_CHANNELS, seq_lens, bar_lengths, settings)
         digest = file_md5(weights)
         load_weights(weights, model)
         return cls(run, described, digest, model.to(device).eval())
@@ -97,7 +102,7 @@ class Encoder:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.timeframe_embedding.device
+        return self.model.backbone.stems.timeframe_embedding.device
 
     def encode(self, bars: Mapping[str, pd.DataFrame], symbol: str | None = None) -> Tensor:
         """Embed the window that ends with the last base bar: float32 [1, S, latent_len, d_model], on the device.
@@ -113,29 +118,29 @@ class Encoder:
                 timeframe, bar and remedy. (A bar is known to be lacking from base bars after the last one; a base frame
                 that reaches back over two bars of the longest timeframe always tells.)
         """
-        return self.embed(self.windows(bars, symbol))
+        return self.embed(*self.windows(bars, symbol))
 
-    def windows(self, bars: Mapping[str, pd.DataFrame], symbol: str | None = None) -> list[Tensor]:
-        """The normalised window that `encode` embeds: float32 [1, L_j, F] a timeframe, the base first, on the CPU."""
+    def windows(self, bars: Mapping[str, pd.DataFrame], symbol: str | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """The window that `encode` embeds, a timeframe each, the base first, on the CPU.
+
+        Normalised features float32 [1, L_j, F], and close times int64 [1, L_j], ns UTC.
+        """
         known = list(self.inputs.scaling)
         if symbol is None and len(known) > 1:
             raise UserError(f"{self.run}: has statistics of several symbols; name one as `symbol`: {', '.join(known)}")
         if symbol is not None and symbol not in known:
             raise UserError(f"{self.run}: knows no symbol {symbol}; it has statistics of {', '.join(known)}")
-        return [torch.from_numpy(values)[None] for values in make_window(self.inputs, bars, symbol or known[0])]
+        window = make_window(self.inputs, bars, symbol or known[0])
+        return tuple([torch.from_numpy(one)[None] for one in parts] for parts in zip(*window, strict=True))  # type: ignore[return-value]
 
     @torch.no_grad()  # not inference_mode, whose tensors a policy could not be trained on
-    def embed(self, x: list[Tensor]) -> Tensor:
-        """Embed normalised windows, float32 [B, L_j, F] a timeframe: float32 [B, S, latent_len, d_model].
+    def embed(self, x: list[Tensor], close_time: list[Tensor]) -> Tensor:
+        """Embed windows, float32 [B, L_j, F] and int64 [B, L_j] a timeframe: float32 [B, S, latent_len, d_model].
 
         The last bits of an embedding depend on the size of its batch, because matrix products are split by it.
         """
-        return self.model.encode([visible(x_BLF.to(self.device)) for x_BLF in x])
-
-
-def visible(x_BLF: Tensor) -> Tensor:
-    """Add the mask channel of bars that are all visible: [B, L, F] → [B, L, F+1]."""
-    return torch.nn.functional.pad(x_BLF, (0, 1))
+        embedded: Tensor = self.program(*([one.to(self.device) for one in part] for part in (x, close_time)))
+        return embedded
 
 
 def read_description(run: Path) -> dict[str, Any]:
@@ -208,8 +213,9 @@ def inputs_of(described: dict[str, Any]) -> Inputs:
 def export_encoder(encoder: Encoder, path: Path) -> None:
     """Save the encoder as an ExportedProgram (.pt2) for the machine's device type, for use without Headstart.
 
-    `torch.export.load(path).module()` takes one list of normalised windows, float32 [B, L_j, F] a timeframe with any
-    B ≥ 1, and gives float32 [B, S, latent_len, d_model]. Loading a .pt2 may unpickle what it holds, and so execute it:
+    `torch.export.load(path).module()` takes what `Encoder.embed` takes, with any B ≥ 1: a list of normalised features,
+    float32 [B, L_j, F] a timeframe, and one of close times, int64 [B, L_j]; it gives float32 [B, S, latent_len,
+    d_model]. Loading a .pt2 may unpickle what it holds, and so execute it:
     load none from elsewhere. `Encoder.load` reads JSON and safetensors and executes nothing.
 
     Raises:
@@ -218,19 +224,25 @@ def export_encoder(encoder: Encoder, path: Path) -> None:
     if path.suffix != ".pt2":
         raise UserError(f"{path}: torch.export writes files that end in .pt2; name it {path.with_suffix('.pt2')}")
     width = len(encoder.inputs.features.columns)
-    x = [torch.zeros(2, length, width, device=encoder.device) for length in encoder.inputs.recipe.seq_lens.values()]
+    lengths = encoder.inputs.recipe.seq_lens.values()
+    x = [torch.zeros(2, length, width, device=encoder.device) for length in lengths]
+    close_time = [torch.zeros(2, length, dtype=torch.int64, device=encoder.device) for length in lengths]
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(_OfVisible(encoder.model), (x,), dynamic_shapes=([{0: batch} for _ in x],))
+    shapes = tuple([{0: batch} for _ in lengths] for _ in range(2))
+    program = torch.export.export(encoder.program, (x, close_time), dynamic_shapes=shapes)
     torch.export.save(program, path)
 
 
-class _OfVisible(nn.Module):
-    """The encoder as a module of its own: normalised windows in, embeddings out."""
+class WindowEncoder(nn.Module):
+    """A model's way from windows that hide nothing to embeddings."""
+
+    clock: Tensor
 
     def __init__(self, model: MaskedAutoencoder) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("clock", clock_table(), persistent=False)
 
-    def forward(self, x: list[Tensor]) -> Tensor:
-        """Give [B, S, latent_len, d_model]."""
-        return self.model.encode([visible(x_BLF) for x_BLF in x])
+    def forward(self, x: list[Tensor], close_time: list[Tensor]) -> Tensor:
+        """Features [B, L_j, F] and close times [B, L_j] a timeframe → [B, S, latent_len, d_model]."""
+        return self.model.encode(model_inputs(x, all_visible(x), (), close_time, self.clock))

@@ -159,8 +159,8 @@ def _only(dataset: Dataset) -> tuple[str, SymbolEntries]:
 
 def shape_of(encoder: Encoder) -> tuple[int, int, int]:
     """(S, latent_len, d_model) of an embedding."""
-    model = encoder.model
-    return len(model.seq_lens), -(-model.seq_lens[0] // model.latent_stride), model.timeframe_embedding.shape[1]
+    backbone = encoder.model.backbone
+    return len(backbone.seq_lens), backbone.latent_lens[0], backbone.d_model
 
 
 def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
@@ -172,7 +172,8 @@ def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
 
 def _embedded(encoder: Encoder, source: WindowSource, batches: Iterable[Tensor]) -> Iterator[Tensor]:
     for index in batches:
-        yield encoder.embed(source.gather(index).x).cpu()
+        batch = source.gather(index)
+        yield encoder.embed(batch.x, batch.close_time).cpu()
 
 
 def _fill(

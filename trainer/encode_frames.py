@@ -67,10 +67,16 @@ class Inputs:
         return f"{length + before:,} are needed ({length:,} a window and {before} before it)"
 
 
-def make_window(inputs: Inputs, bars: Mapping[str, pd.DataFrame], symbol: str) -> list[NDArray[np.float32]]:
-    """The window that ends with the last base bar: values [L_j, F] a timeframe. Raises UserError as Encoder.encode."""
+def make_window(
+    inputs: Inputs, bars: Mapping[str, pd.DataFrame], symbol: str
+) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The window that ends with the last base bar: values [L_j, F] and close times [L_j], ns UTC, a timeframe.
+
+    Raises UserError as Encoder.encode.
+    """
     blocks = completed_bars(inputs, bars)
-    return [_values(inputs, block, symbol, name) for name, block in blocks.items()]
+    before = inputs.features.lookback
+    return [(_values(inputs, block, symbol, name), block.close_time[before:]) for name, block in blocks.items()]
 
 
 def completed_bars(inputs: Inputs, bars: Mapping[str, pd.DataFrame]) -> dict[str, Block]:

@@ -98,4 +98,4 @@ def reconstruct(
     """Windows, their validation masks and the model's reconstruction."""
     batch = source.gather(index_B)
     masks = task.masks(VALIDATION_STREAM, batch)
-    return batch, masks, task.reconstruct(model, batch.x, masks)
+    return batch, masks, task.reconstruct(model, batch, masks)

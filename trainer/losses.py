@@ -1,7 +1,8 @@
 """Losses on the hidden bars. Free of host synchronisation and of shapes that depend on data.
 
 Shape suffixes: B batch, L bars, C channels (open, high, low, close), P prices (the same), M bars of the next longer
-timeframe.
+timeframe. One more dimension may stand in front of all of them, that of timeframes which are computed together; then a
+loss is not a scalar but has one value for each.
 """
 
 import torch
@@ -26,8 +27,8 @@ def huber(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor, delta: 
     assert prediction_BLC.shape == target_BLC.shape == (*hidden_BL.shape, target_BLC.shape[-1])
     loss_BLC = torch.nn.functional.huber_loss(prediction_BLC.float(), target_BLC.float(), reduction="none", delta=delta)
     # A masked sum, not indexing: its shape would depend on the data.
-    total = loss_BLC.masked_fill(~hidden_BL[..., None], 0).sum()
-    return total / (hidden_BL.sum() * target_BLC.shape[-1])
+    total = loss_BLC.masked_fill(~hidden_BL[..., None], 0).sum(dim=(-3, -2, -1))
+    return total / (hidden_BL.sum(dim=(-2, -1)) * target_BLC.shape[-1])
 
 
 def composite(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor) -> Tensor:
@@ -39,12 +40,12 @@ def composite(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor) -> 
 
 
 def price_scale(scale: Scale) -> Tensor:
-    """What `cross_timeframe` divides by, of a (coarse) stream: float64 [4], positive, on the device of `scale`.
+    """What `cross_timeframe` divides by, of a (coarse) stream: float64 [4], or [S, 4] of several, where the scale is.
 
     Under `price`, the standard deviations of open, high, low and close, in units of the price. Under `returns`, that of
     log_close for all four: prices are compared relative to the price there, so as differences of their logarithms.
     """
-    std = scale.std[:4] if scale.feature_set == "price" else scale.std[3].expand(4)
+    std = scale.std[..., :4] if scale.feature_set == "price" else scale.std[..., 3:4].expand(*scale.std.shape[:-1], 4)
     return std.contiguous()
 
 
@@ -81,41 +82,41 @@ def cross_timeframe(
         support the loss is 0, with gradients of 0, so that one such batch does no harm: a caller must read the support
         before it takes that 0 for agreement.
     """
-    assert coarse_BMP.shape[0] == fine_BLP.shape[0] and coarse_BMP.shape[2] == fine_BLP.shape[2] == len(scale_P)
+    assert coarse_BMP.shape[:-2] == fine_BLP.shape[:-2] and coarse_BMP.shape[-1] == fine_BLP.shape[-1] == 4
     fine_BLP, coarse_BMP = fine_BLP.double(), coarse_BMP.double()
     if not relative:
         fine_BLP, coarse_BMP = fine_BLP.exp(), coarse_BMP.exp()
-    (batch, length), n_coarse = hidden_BL.shape, coarse_BMP.shape[1]
+    length, n_coarse = hidden_BL.shape[-1], coarse_BMP.shape[-2]
     first_BL, past_BL = (side.contiguous() for side in fine_rows_BL2.unbind(-1))
     start_BM, end_BM = (side.contiguous() for side in coarse_rows_BM2.unbind(-1))
 
     # the only coarse bar a fine one can lie in: the first that ends after the fine one's first row
     parent_BL = torch.searchsorted(end_BM, first_BL, right=True)
     nearest_BL = parent_BL.clamp(max=n_coarse - 1)
-    inside_BL = (start_BM.gather(1, nearest_BL) <= first_BL) & (past_BL <= end_BM.gather(1, nearest_BL))
+    inside_BL = (start_BM.gather(-1, nearest_BL) <= first_BL) & (past_BL <= end_BM.gather(-1, nearest_BL))
     # bars that are nobody's children go to one more, cut off below
     parent_BL = torch.where(inside_BL & (first_BL < past_BL), parent_BL, n_coarse)
-    none_BM = fine_rows_BL2.new_zeros((batch, n_coarse + 1))
-    rows_BM = none_BM.scatter_add(1, parent_BL, past_BL - first_BL)[:, :-1]
-    n_hidden_BM = none_BM.scatter_add(1, parent_BL, hidden_BL.to(none_BM.dtype))[:, :-1]
+    none_BM = first_BL.new_zeros((*hidden_BL.shape[:-1], n_coarse + 1))
+    rows_BM = none_BM.scatter_add(-1, parent_BL, past_BL - first_BL)[..., :-1]
+    n_hidden_BM = none_BM.scatter_add(-1, parent_BL, hidden_BL.to(none_BM.dtype))[..., :-1]
     compared_BM = (rows_BM == end_BM - start_BM) & (n_hidden_BM > 0)
 
     open_BL, high_BL, low_BL, close_BL = fine_BLP.unbind(-1)
-    infinite_BM = fine_BLP.new_full((batch, n_coarse + 1), torch.inf)
+    infinite_BM = fine_BLP.new_full(none_BM.shape, torch.inf)
     first_child_BM = torch.searchsorted(past_BL, start_BM, right=True).clamp(max=length - 1)
     last_child_BM = (torch.searchsorted(first_BL, end_BM) - 1).clamp(min=0)
     aggregate_BMP = torch.stack(
         [
-            open_BL.gather(1, first_child_BM),
-            (-infinite_BM).scatter_reduce(1, parent_BL, high_BL, "amax")[:, :-1],
-            infinite_BM.scatter_reduce(1, parent_BL, low_BL, "amin")[:, :-1],
-            close_BL.gather(1, last_child_BM),
+            open_BL.gather(-1, first_child_BM),
+            (-infinite_BM).scatter_reduce(-1, parent_BL, high_BL, "amax")[..., :-1],
+            infinite_BM.scatter_reduce(-1, parent_BL, low_BL, "amin")[..., :-1],
+            close_BL.gather(-1, last_child_BM),
         ],
         dim=-1,
     )
     # cut here and not in the loss: the infinities' gradients are 0, not NaN
-    difference_BMP = torch.where(compared_BM[..., None], aggregate_BMP - coarse_BMP, 0) / scale_P
+    difference_BMP = torch.where(compared_BM[..., None], aggregate_BMP - coarse_BMP, 0) / scale_P[..., None, None, :]
     zero_BMP = torch.zeros_like(difference_BMP)
-    total = torch.nn.functional.huber_loss(difference_BMP, zero_BMP, reduction="sum", delta=delta)
-    support = compared_BM.sum()
-    return total / (support.clamp(min=1) * len(scale_P)), support
+    loss_BMP = torch.nn.functional.huber_loss(difference_BMP, zero_BMP, reduction="none", delta=delta)
+    support = compared_BM.sum(dim=(-2, -1))
+    return loss_BMP.sum(dim=(-3, -2, -1)) / (support.clamp(min=1) * 4), support

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trainer.clock import time_of_week
 from trainer.order import mix, mix_parts
 
 
@@ -146,6 +147,27 @@ def apply_masks(x: list[Tensor], masks: Masks, revealing: Sequence[int]) -> list
             out[..., column].masked_fill_(after_BL, 0)
         masked.append(out)
     return masked
+
+
+def model_inputs(
+    x: list[Tensor], masks: Masks, revealing: Sequence[int], close_time: list[Tensor], clock: Tensor
+) -> list[Tensor]:
+    """What a model of bars sees, [B, L_j, F + 1 + CLOCK_CHANNELS] a timeframe: `apply_masks`, then the time of week.
+
+    Args:
+        x: features float32 [B, L_j, F] a timeframe.
+        masks: the hidden bars.
+        revealing: as of `apply_masks`.
+        close_time: int64 [B, L_j] ns UTC a timeframe; known of hidden bars too.
+        clock: `clock_table`, on the device.
+    """
+    masked = apply_masks(x, masks, revealing)
+    return [torch.cat([one, time_of_week(at, clock)], dim=-1) for one, at in zip(masked, close_time, strict=True)]
+
+
+def all_visible(x: list[Tensor]) -> Masks:
+    """Masks that hide nothing of windows [B, L_j, …]."""
+    return Masks([torch.zeros(one.shape[:2], dtype=torch.bool, device=one.device) for one in x])
 
 
 def realised_ratio(masks: Masks) -> Tensor:

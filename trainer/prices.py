@@ -1,10 +1,12 @@
 """From a stream's normalised features to log prices and back. All in float64.
 
-Shape suffixes: B batch, L bars, F features, P prices (open, high, low, close). The first four columns of every feature
+Shape suffixes: B batch, L bars, F features, P prices (open, high, low, close); one more dimension may stand in front of
+all of them, that of timeframes which are computed together. The first four columns of every feature
 set describe open, high, low and close; `price` holds the prices themselves, `returns` their logarithms relative to the
 close before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ _SMALLEST_PRICE = 1e-12
 
 @dataclass(frozen=True)
 class Scale:
-    """How a stream was normalised: `mean` and `std` float64 [F] of its training rows."""
+    """How a stream was normalised: `mean` and `std` float64 [F] of its training rows (of several together: [S, F])."""
 
     feature_set: str
     mean: Tensor
@@ -28,6 +30,12 @@ class Scale:
         return Scale(self.feature_set, self.mean.to(device), self.std.to(device))
 
 
+def stacked(scales: Sequence[Scale]) -> Scale:
+    """The scales of several streams of one feature set as one."""
+    mean, std = (torch.stack([getattr(scale, name) for scale in scales]) for name in ("mean", "std"))
+    return Scale(scales[0].feature_set, mean, std)
+
+
 def scale_of(stream: Entry) -> Scale:
     """Read the scale of a stream entry."""
     statistics = stream.manifest["statistics"]
@@ -36,9 +44,9 @@ def scale_of(stream: Entry) -> Scale:
 
 
 def denormalise(x_BLF: Tensor, scale: Scale) -> Tensor:
-    """Undo the scaling: [..., k] with k ≤ F columns, float64."""
-    columns = x_BLF.shape[-1]
-    return x_BLF.double() * scale.std[:columns] + scale.mean[:columns]
+    """Undo the scaling: [B, L, k] with k ≤ F columns, float64."""
+    mean, std = (moment[..., None, None, : x_BLF.shape[-1]] for moment in (scale.mean, scale.std))
+    return x_BLF.double() * std + mean
 
 
 def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: Tensor, truth_BLP: Tensor) -> Tensor:
@@ -56,16 +64,16 @@ def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: 
         return torch.where(hidden_BL[..., None], raw.clamp(min=_SMALLEST_PRICE).log(), truth_BLP)
     # a hidden close is the last visible one plus the returns predicted since
     left = _last_visible(hidden_BL)
-    closes = torch.cat([log_before_B[:, None], truth_BLP[..., 3]], dim=1)
-    path = torch.nn.functional.pad(raw[..., 3].masked_fill(~hidden_BL, 0).cumsum(dim=1), (1, 0))
-    chained = (closes.gather(1, left) + path - path.gather(1, left))[:, :-1]
+    closes = torch.cat([log_before_B[..., None], truth_BLP[..., 3]], dim=-1)
+    path = torch.nn.functional.pad(raw[..., 3].masked_fill(~hidden_BL, 0).cumsum(dim=-1), (1, 0))
+    chained = (closes.gather(-1, left) + path - path.gather(-1, left))[..., :-1]
     return torch.where(hidden_BL[..., None], chained[..., None] + raw, truth_BLP)
 
 
 def true_log_prices(x_BLF: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
     """True log prices of whole windows from their features, float64 [B, L, 4]."""
-    everything = torch.ones(x_BLF.shape[:2], dtype=torch.bool, device=x_BLF.device)
-    nothing = torch.zeros((*x_BLF.shape[:2], 4), dtype=torch.float64, device=x_BLF.device)
+    everything = torch.ones(x_BLF.shape[:-1], dtype=torch.bool, device=x_BLF.device)
+    nothing = torch.zeros((*x_BLF.shape[:-1], 4), dtype=torch.float64, device=x_BLF.device)
     return to_log_prices(x_BLF[..., :4], log_before_B, scale, everything, nothing)
 
 
@@ -122,6 +130,6 @@ def _bridge(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor, line: bool
 
 def _last_visible(hidden_BL: Tensor) -> Tensor:
     """Number of the last visible bar up to each, int64 [B, 1 + L]; 0 is the bar before the window, always visible."""
-    at = torch.arange(hidden_BL.shape[1] + 1, device=hidden_BL.device)
+    at = torch.arange(hidden_BL.shape[-1] + 1, device=hidden_BL.device)
     visible = torch.nn.functional.pad(~hidden_BL, (1, 0), value=True)
-    return torch.where(visible, at, 0).cummax(dim=1).values
+    return torch.where(visible, at, 0).cummax(dim=-1).values

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cache.reader import Dataset
 from trainer.data import WindowSource
-from trainer.masking import Masks, apply_masks
+from trainer.masking import all_visible
 from trainer.model import MaskedAutoencoder
 from trainer.ridge import Array, Parts, area_under_curve, correlation, effective_rank, r_squared, ranks, ridge
 from trainer.tasks import Reconstruct
@@ -159,9 +159,8 @@ def embed(model: MaskedAutoencoder, task: Reconstruct, source: WindowSource, ind
     model.eval()
     rows = []
     for index_B in torch.from_numpy(index_W).split(BATCH):
-        x = source.gather(index_B).x
-        visible = Masks([torch.zeros(one.shape[:2], dtype=torch.bool, device=one.device) for one in x])
-        latents = model.latents(apply_masks(x, visible, [task.features.index(name) for name in task.reveals]))
+        batch = source.gather(index_B)
+        latents = model.latents(task.inputs(batch, all_visible(batch.x)))
         pooled = [part for latent in latents for part in (latent[:, -1], latent.mean(dim=1))]
         rows.append(torch.cat(pooled, dim=1).double().cpu().numpy())
     model.train(was_training)

@@ -26,7 +26,7 @@ from configs.errors import UserError
 from configs.loader import Config, differences
 from trainer.config import TrainerConfig, parse_trainer
 
-ENCODER_FORMAT = 1
+ENCODER_FORMAT = 2
 
 
 def run_directory(name: str, resume: bool) -> Path:

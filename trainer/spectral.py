@@ -1,9 +1,11 @@
 """Losses on the spectra of composite signals: predicted where hidden, true where visible (`losses.composite`).
 
-All of it runs in float32 under autocast, because cuFFT takes half precision for powers of two only; float64 stays
-float64. No host synchronisation, no shapes that depend on data.
+All of it runs in float32 under autocast (half precision would leave errors of 1 % in a spectrum); float64 stays
+float64. No host synchronisation, no shapes that depend on data. Windows have some dozens of bars, so a spectrum is a
+product with the matrix of its sines and cosines: one kernel, where framing and FFT would take several a frame length.
 
-Shape suffixes: B batch, L bars, C channels (each a signal of its own), T frames, N bars a frame, K frequencies.
+Shape suffixes: B batch, L bars, C channels (each a signal of its own), T frames, N bars a frame, K frequencies. One
+more dimension may stand in front of B, that of timeframes computed together; then a loss has one value for each.
 """
 
 from collections.abc import Sequence
@@ -58,19 +60,21 @@ def stft(prediction_BLC: Tensor, target_BLC: Tensor, n_ffts: Sequence[int], epsi
         ValueError: if there is no frame length, or one is below 4 or longer than the sequence.
     """
     assert prediction_BLC.shape == target_BLC.shape
-    length = target_BLC.shape[1]
+    length = target_BLC.shape[-2]
     if fitting_scales(n_ffts, [length]) != (tuple(n_ffts),):
         raise ValueError(f"STFT frames of {max(n_ffts)} bars do not fit a sequence of {length}")
-    signals_BCL = [_at_least_float32(x).transpose(1, 2) for x in (target_BLC, prediction_BLC)]
+    maps = [_of_frames(length, n_fft, target_BLC) for n_fft in n_ffts]
+    true_power, predicted_power = (
+        [_power(spectra, epsilon) for spectra in _spectra(signal, maps)] for signal in (target_BLC, prediction_BLC)
+    )
     terms = []
-    for n_fft in n_ffts:
-        true_BCTK, predicted_BCTK = (_power(_frames(signal, n_fft), epsilon) for signal in signals_BCL)
-        true_magnitude, predicted_magnitude = true_BCTK.sqrt(), predicted_BCTK.sqrt()
+    for true_BCX, predicted_BCX in zip(true_power, predicted_power, strict=True):  # X: frames and frequencies
+        true_magnitude, predicted_magnitude = true_BCX.sqrt(), predicted_BCX.sqrt()
         # vector_norm has the gradient 0 where prediction and target agree; a root of a sum of squares would have NaN
-        difference = torch.linalg.vector_norm(true_magnitude - predicted_magnitude)
-        convergence = difference / torch.linalg.vector_norm(true_magnitude)
-        terms.append(convergence + (true_BCTK.log() - predicted_BCTK.log()).abs().mean() / 2)
-    return torch.stack(terms).mean()
+        difference = torch.linalg.vector_norm(true_magnitude - predicted_magnitude, dim=(-3, -2, -1))
+        convergence = difference / torch.linalg.vector_norm(true_magnitude, dim=(-3, -2, -1))
+        terms.append(convergence + (true_BCX.log() - predicted_BCX.log()).abs().mean(dim=(-3, -2, -1)) / 2)
+    return torch.stack(terms).mean(dim=0)
 
 
 def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -93,46 +97,58 @@ def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float =
         ValueError: if there are fewer than 4 bars, and so fewer than two frequencies to correlate.
     """
     assert prediction_BLC.shape == target_BLC.shape
-    if target_BLC.shape[1] < _SHORTEST:
-        raise ValueError(f"amplitudes and phases need windows of at least {_SHORTEST} bars, not {target_BLC.shape[1]}")
-    true_BCK, predicted_BCK = (_spectra(x) for x in (target_BLC, prediction_BLC))
-    true_power, predicted_power = (_power(spectrum, epsilon) for spectrum in (true_BCK, predicted_BCK))
+    length = target_BLC.shape[-2]
+    if length < _SHORTEST:
+        raise ValueError(f"amplitudes and phases need windows of at least {_SHORTEST} bars, not {length}")
+    whole = [_fourier(length, target_BLC)[..., 1:]]
+    # The mean is no part of frequencies above 0; taken off before, its rounding errors are not either.
+    signals = (x.to(whole[0].dtype) for x in (target_BLC, prediction_BLC))
+    (true_2BCK,), (predicted_2BCK,) = (_spectra(x - x.mean(-2, keepdim=True), whole) for x in signals)
+    true_power, predicted_power = (_power(spectrum, epsilon) for spectrum in (true_2BCK, predicted_2BCK))
     # log|X| = ½ log|X|²
     true_log, predicted_log = (_centred(power.log() / 2) for power in (true_power, predicted_power))
     true_variance, predicted_variance = (values.square().mean(-1) + epsilon**2 for values in (true_log, predicted_log))
     covariance_BC = (true_log * predicted_log).mean(-1) + epsilon**2
     correlation_BC = covariance_BC / (true_variance * predicted_variance).sqrt()
-    product_BCK = true_BCK.real * predicted_BCK.real + true_BCK.imag * predicted_BCK.imag + epsilon**2
+    product_BCK = (true_2BCK * predicted_2BCK).sum(dim=0) + epsilon**2
     cosine_BCK = product_BCK / (true_power * predicted_power).sqrt()
     weight_BCK = true_power / true_power.sum(-1, keepdim=True)
-    return ((1 - correlation_BC) / 2 + (1 - (weight_BCK * cosine_BCK).sum(-1)) / 2).mean()
+    return ((1 - correlation_BC) / 2 + (1 - (weight_BCK * cosine_BCK).sum(-1)) / 2).mean(dim=(-2, -1))
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _fourier(n: int, like: Tensor) -> Tensor:
+    """Cosines and −sines of the n // 2 + 1 frequencies of n bars: [2, N, K], on the device of `like`."""
+    bar_N = torch.arange(n, device=like.device)
+    turns_NK = (bar_N[:, None] * bar_N[: n // 2 + 1]) % n  # whole turns left out before they cost precision
+    angle_NK = 2 * torch.pi / n * turns_NK.double()
+    return torch.stack([angle_NK.cos(), -angle_NK.sin()]).to(torch.promote_types(like.dtype, torch.float32))
 
 
-def _frames(signal_BCL: Tensor, n_fft: int) -> Tensor:
-    """Spectra of all frames under a Hann window: complex [B, C, T, K]."""
+def _of_frames(length: int, n_fft: int, like: Tensor) -> Tensor:
+    """What makes the spectra of all frames, under a Hann window, of a signal of `length` bars: [2, L, T·K]."""
     hop = n_fft // 4
-    surplus = (signal_BCL.shape[-1] - n_fft) % hop
-    frames_BCTN = signal_BCL[..., surplus:].unfold(-1, n_fft, hop)
-    window_N = torch.hann_window(n_fft, dtype=signal_BCL.dtype, device=signal_BCL.device)
-    spectra_BCTK: Tensor = torch.fft.rfft(frames_BCTN * window_N)
-    return spectra_BCTK
+    surplus = (length - n_fft) % hop
+    fourier_2NK = _fourier(n_fft, like)
+    hann_N = torch.hann_window(n_fft, dtype=fourier_2NK.dtype, device=like.device)
+    bars_LL = torch.eye(length, dtype=fourier_2NK.dtype, device=like.device)
+    frames_LTN = bars_LL[:, surplus:].unfold(-1, n_fft, hop) * hann_N
+    with torch.autocast(like.device.type, enabled=False):
+        return (frames_LTN @ fourier_2NK[:, None]).flatten(2)
 
 
-def _spectra(x_BLC: Tensor) -> Tensor:
-    """Spectra of whole windows at k ≥ 1: complex [B, C, K]."""
-    # The mean is no part of them; taken off before, its rounding errors are not either.
-    spectra_BCK: Tensor = torch.fft.rfft(_centred(_at_least_float32(x_BLC).transpose(1, 2)))
-    return spectra_BCK[..., 1:]
+def _spectra(x_BLC: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """What each of the maps [2, L, X] makes of the signals: real and imaginary parts [2, B, C, X]."""
+    columns = torch.cat([one.transpose(0, 1).flatten(1) for one in maps], dim=1)
+    with torch.autocast(x_BLC.device.type, enabled=False):
+        spectra = x_BLC.to(columns.dtype).transpose(-2, -1) @ columns
+    parts = spectra.split([2 * one.shape[-1] for one in maps], dim=-1)
+    return [torch.stack(part.chunk(2, dim=-1)) for part in parts]
 
 
 def _centred(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
-def _power(spectrum: Tensor, epsilon: float) -> Tensor:
+def _power(spectra_2BCX: Tensor, epsilon: float) -> Tensor:
     """Squared magnitudes re² + im² + ε²."""
-    return spectrum.real.square() + spectrum.imag.square() + epsilon**2
+    return spectra_2BCX.square().sum(dim=0) + epsilon**2

@@ -1,21 +1,24 @@
 """Tasks: what to feed the model, its loss, and what validation compares it with. The loop knows neither.
 
-Shape suffixes: B batch, L bars, F features.
+Shape suffixes: B batch, L bars, F features, C channels, G timeframes computed together, P pairs of timeframes.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from cache.reader import Dataset
+from trainer.clock import clock_table
 from trainer.config import TrainerConfig
 from trainer.data import Batch, WindowSource, spread
+from trainer.layers import runs_of
 from trainer.losses import composite, cross_timeframe, huber, price_scale
-from trainer.masking import Masks, apply_masks, draw_masks, mask_ratios, realised_ratio, window_keys
-from trainer.model import MaskedAutoencoder, build_model
-from trainer.prices import Scale, last_value, scale_of, to_features, to_log_prices, true_log_prices
+from trainer.masking import Masks, draw_masks, mask_ratios, model_inputs, realised_ratio, window_keys
+from trainer.model import MaskedAutoencoder
+from trainer.prices import Scale, last_value, scale_of, stacked, to_features, to_log_prices, true_log_prices
 from trainer.spectral import amplitude_phase, fitting_scales, stft
 
 # Epochs number the streams of training masks from 0; validation has one of its own, so that its masks never change.
@@ -36,15 +39,19 @@ class Reconstruct:
     features: tuple[str, ...]
     reveals: tuple[str, ...]
     scales: tuple[Scale, ...]
+    clock: Tensor
 
     def on(self, device: torch.device) -> "Reconstruct":
-        """The same with its scales on a device, where the batches are."""
-        return replace(self, scales=tuple(scale.to(device) for scale in self.scales))
+        """The same with its tensors on a device, where the batches are."""
+        return replace(self, scales=tuple(scale.to(device) for scale in self.scales), clock=self.clock.to(device))
 
     def build_model(self) -> MaskedAutoencoder:
         """The model, initialised from the seed. Raises ValueError for dimensions that do not fit."""
         torch.manual_seed(self.config.training.seed)
-        return build_model(self.config.model, len(self.features), self.seq_lens, self.bar_lengths, TARGETS)
+        n_known = self.clock.shape[1]
+        return MaskedAutoencoder(
+            len(self.features), n_known, self.seq_lens, self.bar_lengths, self.config.model, TARGETS
+        )
 
     def check(self, source: WindowSource) -> None:
         """Raise ValueError where masks or a term of the loss have nothing to work on, with the reason."""
@@ -59,7 +66,7 @@ class Reconstruct:
                     "loss.weights.cross_timeframe compares timeframes, and there is only one; set it to 0, or add "
                     "another to data.timeframes"
                 )
-            supports = [int(support) for _, support in self._cross_timeframe(batch, batch.x, masks)]
+            supports = self._cross_timeframe(batch, batch.x, masks)[1].tolist()
             for fine, coarse, support in zip(self.timeframes, self.timeframes[1:], supports, strict=False):
                 if not support:
                     raise ValueError(
@@ -75,9 +82,14 @@ class Reconstruct:
         rows = batch.rows if settings.sync_across_tf else None
         return draw_masks(keys, self.seq_lens, ratios, settings.span_min, settings.span_max, rows)
 
-    def reconstruct(self, model: torch.nn.Module, x: list[Tensor], masks: Masks) -> list[Tensor]:
-        """The model's open, high, low and close features, [B, L_j, 4] a timeframe; it sees only what is visible."""
-        predicted: list[Tensor] = model(apply_masks(x, masks, [self.features.index(name) for name in self.reveals]))
+    def inputs(self, batch: Batch, masks: Masks) -> list[Tensor]:
+        """What the model sees of a batch, which is what is visible: [B, L_j, C] a timeframe."""
+        revealing = [self.features.index(name) for name in self.reveals]
+        return model_inputs(batch.x, masks, revealing, batch.close_time, self.clock)
+
+    def reconstruct(self, model: torch.nn.Module, batch: Batch, masks: Masks) -> list[Tensor]:
+        """The model's open, high, low and close features, [B, L_j, 4] a timeframe."""
+        predicted: list[Tensor] = model(self.inputs(batch, masks))
         return predicted
 
     def losses(self, predicted: list[Tensor], batch: Batch, masks: Masks) -> dict[str, Tensor]:
@@ -89,53 +101,59 @@ class Reconstruct:
         * `stft`, `amplitude_phase`: composite signals, predicted where hidden and true where visible
         * `cross_timeframe`: the mean over neighbouring timeframes with bars to compare
         """
-        settings = self.config.loss
-        terms: dict[str, Tensor] = {}
-        for j, (prediction, x, hidden) in enumerate(zip(predicted, batch.x, masks.hidden, strict=True)):
-            truth = x[..., :TARGETS]
-            found = {"huber": huber(prediction, truth, hidden, settings.huber_delta)}
-            signal = composite(prediction.float(), truth, hidden)
-            if settings.weights.stft:
-                scales = fitting_scales(settings.stft.n_ffts, self.seq_lens)
-                found["stft"] = stft(signal, truth, scales[j])
-            if settings.weights.amplitude_phase:
-                found["amplitude_phase"] = amplitude_phase(signal, truth)
-            for name, value in found.items():
-                terms[name] = terms.get(name, 0) + value / len(self.timeframes)
-        if settings.weights.cross_timeframe:
-            values, supports = (
-                torch.stack(part) for part in zip(*self._cross_timeframe(batch, predicted, masks), strict=True)
-            )
-            terms["cross_timeframe"] = (values.sum() / (supports > 0).sum().clamp(min=1)).float()
-        weights = settings.weights.model_dump()
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        settings, weights = self.config.loss, self.config.loss.weights
+        scales = fitting_scales(settings.stft.n_ffts, self.seq_lens) if weights.stft else ()
+        values: dict[str, list[Tensor]] = {}
+        for run in runs_of(self.seq_lens):
+            some = slice(run.first, run.past)
+            prediction_GBLC, hidden_GBL = torch.stack(predicted[some]), torch.stack(masks.hidden[some])
+            truth_GBLC = torch.stack(batch.x[some])[..., :TARGETS]
+            found = {"huber": huber(prediction_GBLC, truth_GBLC, hidden_GBL, settings.huber_delta)}
+            signal_GBLC = composite(prediction_GBLC.float(), truth_GBLC, hidden_GBL)
+            if weights.stft:
+                found["stft"] = stft(signal_GBLC, truth_GBLC, scales[run.first])
+            if weights.amplitude_phase:
+                found["amplitude_phase"] = amplitude_phase(signal_GBLC, truth_GBLC)
+            for name, value_G in found.items():
+                values.setdefault(name, []).append(value_G)
+        terms = {name: torch.cat(parts).mean() for name, parts in values.items()}
+        if weights.cross_timeframe:
+            value_P, support_P = self._cross_timeframe(batch, predicted, masks)
+            terms["cross_timeframe"] = (value_P.sum() / (support_P > 0).sum().clamp(min=1)).float()
+        total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
-    def _cross_timeframe(self, batch: Batch, predicted: list[Tensor], masks: Masks) -> list[tuple[Tensor, Tensor]]:
-        """(loss, support) of every pair of neighbouring timeframes."""
-        prices = []
-        for j, (prediction, x, hidden) in enumerate(zip(predicted, batch.x, masks.hidden, strict=True)):
-            scale = self.scales[j]
-            truth = true_log_prices(x, batch.log_before[j], scale)
-            prices.append(to_log_prices(prediction[..., :TARGETS], batch.log_before[j], scale, hidden, truth))
-        return [
-            cross_timeframe(
-                prices[j],
-                prices[j + 1],
-                batch.rows[j],
-                batch.rows[j + 1],
-                masks.hidden[j],
-                price_scale(self.scales[j + 1]),
+    def _cross_timeframe(self, batch: Batch, predicted: list[Tensor], masks: Masks) -> tuple[Tensor, Tensor]:
+        """Loss and support of every pair of neighbouring timeframes, each [S − 1]."""
+        prices: list[Tensor] = []
+        for run in runs_of(self.seq_lens):
+            some = slice(run.first, run.past)
+            scale, before_GB = stacked(self.scales[some]), torch.stack(batch.log_before[some])
+            truth = true_log_prices(torch.stack(batch.x[some]), before_GB, scale)
+            hidden_GBL = torch.stack(masks.hidden[some])
+            prices += to_log_prices(torch.stack(predicted[some])[..., :TARGETS], before_GB, scale, hidden_GBL, truth)
+        values, supports = [], []
+        for _, pairs in groupby(range(len(prices) - 1), key=lambda j: self.seq_lens[j : j + 2]):
+            fine = list(pairs)
+            coarse = [j + 1 for j in fine]
+            value_P, support_P = cross_timeframe(
+                _stack(prices, fine),
+                _stack(prices, coarse),
+                _stack(batch.rows, fine),
+                _stack(batch.rows, coarse),
+                _stack(masks.hidden, fine),
+                price_scale(stacked([self.scales[j] for j in coarse])),
                 self.config.loss.huber_delta,
-                relative=self.scales[j].feature_set != "price",
+                relative=self.scales[0].feature_set != "price",
             )
-            for j in range(len(prices) - 1)
-        ]
+            values.append(value_P)
+            supports.append(support_P)
+        return torch.cat(values), torch.cat(supports)
 
     def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The losses of one batch under this epoch's masks."""
         masks = self.masks(epoch, batch)
-        return self.losses(self.reconstruct(model, batch.x, masks), batch, masks)
+        return self.losses(self.reconstruct(model, batch, masks), batch, masks)
 
     @torch.no_grad()
     def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
@@ -149,7 +167,7 @@ class Reconstruct:
         moments: list[Tensor] = []
         count = 0
         for batch, masks in self._validation_batches(source):
-            predicted = self.reconstruct(model, batch.x, masks)
+            predicted = self.reconstruct(model, batch, masks)
             found = self.losses(predicted, batch, masks)
             moments.append(torch.stack([*map(joint_moments, predicted, batch.x, masks.hidden)]))
             ratios = {
@@ -215,4 +233,9 @@ def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:
         tuple(streams[0].manifest["features"]),
         tuple(streams[0].manifest["reveals"]),
         tuple(scale_of(stream) for stream in streams),
+        clock_table(),
     )
+
+
+def _stack(tensors: list[Tensor], places: list[int]) -> Tensor:
+    return torch.stack([tensors[j] for j in places])

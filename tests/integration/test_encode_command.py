@@ -20,10 +20,11 @@ import xarray
 from cache.reader import open_dataset
 from configs.loader import load_config
 from trainer.checkpoint import save_weights
+from trainer.clock import CLOCK_CHANNELS
 from trainer.config import ModelConfig
 from trainer.encode import Encoder
 from trainer.encode_dataset import encode_at
-from trainer.model import build_model
+from trainer.model import MaskedAutoencoder
 from trainer.runs import describe_encoder, record_run
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ class Place:
         record_run(self.folder / name, config, self.store, dataset)
         described = describe_encoder(config, dataset)
         lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
-        model = build_model(config.parse("model", ModelConfig), 6, *lengths)
+        model = MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
         save_weights(self.folder / name / "best.safetensors", model)
         return self.folder / name
 

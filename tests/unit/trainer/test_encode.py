@@ -22,12 +22,13 @@ from configs.errors import UserError
 from configs.loader import load_config
 from pipeline.series import BarSeries
 from trainer.checkpoint import save_weights
+from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
 from trainer.data import WindowSource
 from trainer.encode import Encoder, export_encoder, read_description
 from trainer.encode_dataset import check_dataset, encode_at, part_ranges, window_range
 from trainer.encode_latency import latencies, simulated_frames
-from trainer.model import build_model
+from trainer.model import MaskedAutoencoder
 from trainer.runs import describe_encoder, record_run
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +92,9 @@ def place_of(folder: Path, store: Path, name: str, overrides: tuple[str, ...]) -
     described = describe_encoder(config, dataset)
     torch.manual_seed(1)
     lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
-    save_weights(run / "best.safetensors", build_model(config.parse("model", ModelConfig), 6, *lengths))
+    save_weights(
+        run / "best.safetensors", MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
+    )
     ((_, entries),) = dataset.symbols.items()
     series = {
         key: BarSeries(store, one.manifest["components"]["inputs"]["bars"]) for key, one in entries.streams.items()
@@ -139,8 +142,12 @@ def message(call: Any, *arguments: Any, **named: Any) -> str:
 
 
 def offline(place: Place, window: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    x = [values.clone() for values in place.source.gather(torch.tensor([window])).x]
-    unmasked = [torch.cat([values, torch.zeros(1, values.shape[1], 1)], dim=-1) for values in x]
+    batch = place.source.gather(torch.tensor([window]))
+    x = [values.clone() for values in batch.x]
+    clock = [clock_table()[(times // 60_000_000_000) % 10080] for times in batch.close_time]
+    unmasked = [
+        torch.cat([values, torch.zeros(1, values.shape[1], 1), at], dim=-1) for values, at in zip(x, clock, strict=True)
+    ]
     with torch.no_grad():
         return x, place.encoder.model.encode(unmasked)
 
@@ -151,7 +158,7 @@ def test_live_windows_and_embeddings_are_the_offline_ones_bit_for_bit(place: Pla
     for window in windows:
         frames = place.frames(place.time(window), extra=window % 3)
         x, embedding = offline(place, window)
-        for live, stored in zip(place.encoder.windows(frames), x, strict=True):
+        for live, stored in zip(place.encoder.windows(frames)[0], x, strict=True):
             assert live.dtype == torch.float32
             assert live.numpy().tobytes() == stored.numpy().tobytes()
         encoded = place.encoder.encode(frames)
@@ -167,7 +174,7 @@ def test_timeframes_that_are_not_given_are_derived_bit_for_bit(place: Place) -> 
         frames = {**place.frames(t), base: place.frames(t, extra=history)[base]}
         for name in others[number % 2 :]:
             del frames[name]
-        for live, stored in zip(place.encoder.windows(frames), offline(place, window)[0], strict=True):
+        for live, stored in zip(place.encoder.windows(frames)[0], offline(place, window)[0], strict=True):
             assert live.numpy().tobytes() == stored.numpy().tobytes()
 
 
@@ -346,7 +353,7 @@ def test_runs_that_cannot_be_loaded(plain: Place, tmp_path: Path) -> None:
     features = {**good["features"], "version": 7}
     faults: list[tuple[Any, str]] = [
         ([], "damaged; copy it again"),
-        ({**good, "format": 9}, "has format 9, and this version reads 1"),
+        ({**good, "format": 9}, "has format 9, and this version reads 2"),
         ({**good, "seq_lens": 3}, "damaged, seq_lens is not an object; copy it again from where the run was trained"),
         ({**good, "seq_lens": {"m1": 3}}, "damaged, its parts are not of the same timeframes"),
         ({**good, "features": features}, "trained on version 7 of the feature set returns, and this version of "
@@ -371,8 +378,9 @@ def test_export(place: Place, tmp_path: Path) -> None:
     export_encoder(place.encoder, tmp_path / "encoder.pt2")
     module = torch.export.load(tmp_path / "encoder.pt2").module()
     for batch in (1, 2, 7):
-        x = [values.clone() for values in place.source.gather(torch.arange(batch)).x]
-        torch.testing.assert_close(module(x), place.encoder.embed(x).clone(), rtol=1e-5, atol=1e-6)
+        found = place.source.gather(torch.arange(batch))
+        parts = [[one.clone() for one in part] for part in (found.x, found.close_time)]
+        torch.testing.assert_close(module(*parts), place.encoder.embed(*parts).clone(), rtol=1e-5, atol=1e-6)
 
 
 def test_latency(place: Place) -> None:

@@ -211,15 +211,16 @@ def test_one_cycle_limits() -> None:
 SCRIPT = """
 import sys
 import torch
+from trainer.config import ModelConfig
 from trainer.losses import huber
 from trainer.masking import apply_masks, draw_masks, window_keys
 from trainer.model import MaskedAutoencoder
 from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices
 
-model = MaskedAutoencoder(
-    6, (16, 12), (1, 5), d_model=16, n_layers=2, n_heads=2, mlp_ratio=2.0, latent_stride=4, dropout=0.1
-)
+settings = dict(d_model=16, n_heads=2, mlp_ratio=2.0, latent_stride=4, dropout=0.1, instance_norm=False)
+settings = ModelConfig(**settings, encoder={"n_layers": 2})
+model = MaskedAutoencoder(6, 0, (16, 12), (1, 5), settings)
 optimizer, scaler = AdamW(model.named_parameters(), 1e-3, 0.1), LossScaler(True, "cpu")
 masks = draw_masks(window_keys(0, 0, batch_indices(0, 8, 100, 0, 0)), (16, 12), [0.3, 0.3], 2, 4, None)
 x = [torch.randn(8, length, 6) for length in (16, 12)]
