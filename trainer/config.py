@@ -73,6 +73,7 @@ class TrainingConfig(Model):
     batch_size: Count
     accumulate: Count
     precision: Literal["fp32", "bf16", "fp16"]
+    step: Literal["eager", "graph", "compile"]
     lr: Positive
     warmup: Share
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]

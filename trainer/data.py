@@ -79,21 +79,27 @@ class WindowSource:
 
         On the host, what this returns is overwritten by the next call (for a GPU, by the next but one).
         """
+        return self.batch(index_B.to(self.device), self.fetch(index_B))
+
+    def fetch(self, index_B: Tensor) -> list[Tensor]:
+        """What the store holds of the windows `index_B`, on the device, for `batch`."""
         ends_BS = self._ends_WS.index_select(0, index_B.to(self._home)).long()
         starts = [ends_BS[:, j] - length for j, length in enumerate(self.seq_lens)]
         before = [(start - 1).clamp(min=0) for start in starts]
         sources = (*self._x, *self._rows, *self._times, *self._closes)
         wanted = list(zip(sources, (*starts, *starts[1:], *starts, *before), strict=True))
+        first_row = starts[0].to(self.device, torch.int32)
         if self.placement == "device":
-            found = [source.index_select(0, start) for source, start in wanted]
-        else:
-            found = self._through_buffers(wanted)
-        count = len(starts)
-        base_BL = starts[0].to(self.device, torch.int32)[:, None] + torch.arange(
-            self.seq_lens[0], dtype=torch.int32, device=self.device
-        )
+            return [first_row, *(source.index_select(0, start) for source, start in wanted)]
+        return [first_row, *self._through_buffers(wanted)]
+
+    def batch(self, index_B: Tensor, fetched: list[Tensor]) -> Batch:
+        """The batch of the windows `index_B` (on the device), of what was fetched of them."""
+        first_row, *found = fetched
+        count = len(self.seq_lens)
+        base_BL = first_row[:, None] + torch.arange(self.seq_lens[0], dtype=torch.int32, device=self.device)
         return Batch(
-            index_B.to(self.device),
+            index_B,
             found[:count],
             [torch.stack([base_BL, base_BL + 1], dim=-1), *found[count : 2 * count - 1]],
             found[2 * count - 1 : 3 * count - 1],

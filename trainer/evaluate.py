@@ -60,7 +60,7 @@ def evaluate(
         week_B, truths, guesses = week_V[place_B.numpy()], [], []
         for j, score in enumerate(scores):
             hidden, before = masks.hidden[j], batch.log_before[j]
-            scale, targets = task.scales[j].to(source.device), batch.x[j][..., :TARGETS]
+            scale, targets = task.scales[j], batch.x[j][..., :TARGETS]
             truth = true_log_prices(targets, before, scale)
             prices = {
                 "model": to_log_prices(predicted[j], before, scale, hidden, truth),

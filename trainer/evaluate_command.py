@@ -53,7 +53,7 @@ def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> Non
         from trainer.report import probe_table, table
         from trainer.tasks import reconstruct_task
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source, task = WindowSource(dataset, device), reconstruct_task(config, dataset)
+    source, task = WindowSource(dataset, device), reconstruct_task(config, dataset, device)
     model = task.build_model().to(device)
     load_weights(run / "best.safetensors", model)
     with console.bar("reconstruct", "windows", len(source.val)) as bar:

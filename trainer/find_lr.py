@@ -4,15 +4,15 @@ The rate rises by a constant factor a step from far too low to far too high; the
 explodes. A good peak for One-Cycle lies well before its lowest point.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.loop import autocast, train_windows
-from trainer.optim import AdamW, LossScaler, clip_gradients
+import torch
+
 from trainer.runs import write_json
 from trainer.session import Session
+from trainer.step import TrainingStep
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 150
 SMOOTHING = 0.9
@@ -24,32 +24,21 @@ def find_lr(session: Session, advance: Callable[[int], object]) -> dict[str, Any
 
     The suggestion is a tenth of the rate with the lowest smoothed loss. `advance` hears of every step.
     """
-    config, source, task, model = session.config, session.source, session.task, session.model
-    optimizer = AdamW(model.named_parameters(), LOWEST, config.weight_decay, (config.betas[0], config.betas[1]))
-    scaler = LossScaler(config.precision == "fp16", source.device)
+    wanted = LOWEST * (HIGHEST / LOWEST) ** torch.linspace(0, 1, STEPS, dtype=torch.float64)
+    step = TrainingStep(session.config, session.source, session.task, session.model, wanted)
     rates: list[float] = []
     losses: list[float] = []
     smooth = 0.0
-    model.train()
-    for step in range(STEPS):
-        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-        optimizer.lr.fill_(rate)
-        index = train_windows(config, source, 0, step % session.steps_per_epoch)
-        with autocast(config.precision, source.device):
-            loss = task.training_losses(model, source.gather(index), 0)["loss"]
-        scaler.scale(loss).backward()
-        found_inf = scaler.unscale(optimizer.gradients())
-        clip_gradients(optimizer.gradients(), config.clip_norm)
-        optimizer.step(found_inf)
-        scaler.update(found_inf)
-        model.zero_grad(set_to_none=True)
+    session.model.train()
+    for rate in wanted.tolist():
+        step.run()
         advance(1)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        value = step.log.take()["loss"]
+        if value is None:
             break
         smooth = SMOOTHING * smooth + (1 - SMOOTHING) * value
         rates.append(rate)
-        losses.append(smooth / (1 - SMOOTHING ** (step + 1)))
+        losses.append(smooth / (1 - SMOOTHING**step.done))
         if losses[-1] > EXPLODED * min(losses):
             break
     return {"lr": rates, "loss": losses, "suggestion": rates[losses.index(min(losses))] / 10}

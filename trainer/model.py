@@ -124,6 +124,14 @@ class MaskedAutoencoder(nn.Module):
         self.backbone = Backbone(n_features + 1 + n_known, seq_lens, bar_lengths, settings)
         self.decoders = Decoders(settings.d_model, settings.latent_stride, seq_lens, n_targets)
 
+    def compile_regions(self) -> None:
+        """Let torch.compile fuse what surrounds attention; blocks are alike, so each half is compiled once."""
+        for module in (self.backbone.stems, self.backbone.bottleneck, self.decoders):
+            module.compile(dynamic=False)
+        for block in self.backbone.blocks:
+            for half in block.children():
+                half.compile(dynamic=False)
+
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """Reconstruct: masked features, mask channel and known channels [B, L_j, C] → targets [B, L_j, N], per j."""
         if not self.instance_norm:

@@ -5,7 +5,6 @@ rest of a warm start. The same fused kernels are called here. Nothing waits for 
 that is updated in place, so a step can be captured in a CUDA graph.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 class AdamW:
     """AdamW with decoupled weight decay (Loshchilov & Hutter 2019) through PyTorch's fused kernel.
 
-    Weight decay applies to parameters with two or more dimensions only: biases, norms and scales are not decayed. All
-    trainable parameters must lie on one device and have one dtype.
+    Weight decay applies to parameters with two or more dimensions that are not called a bias: biases, norms and scales
+    are not decayed. All trainable parameters must lie on one device and have one dtype.
 
     Attributes:
         lr: the learning rate, a float32 scalar tensor on the device; set it between steps with `lr.fill_(value)`.
@@ -43,10 +42,8 @@ class AdamW:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        self._groups = (
-            (weight_decay, [name for name, parameter in self.parameters.items() if parameter.ndim >= 2]),
-            (0.0, [name for name, parameter in self.parameters.items() if parameter.ndim < 2]),
-        )
+        decayed = [name for name, one in self.parameters.items() if one.ndim >= 2 and not name.endswith("bias")]
+        self._groups = ((weight_decay, decayed), (0.0, [name for name in self.parameters if name not in decayed]))
 
     def gradients(self) -> list[Tensor]:
         """Give the gradients themselves (not copies), in the order of the parameters.
@@ -171,32 +168,28 @@ def clip_gradients(gradients: list[Tensor], max_norm: float) -> Tensor:
 
 
 def one_cycle(
-    step: int,
     total_steps: int,
     max_lr: float,
     warmup_fraction: float,
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
-) -> float:
-    """Give the learning rate of `step` (0 … total_steps − 1): the values of torch.optim.lr_scheduler.OneCycleLR.
+) -> Tensor:
+    """Give the learning rate of every step, float64 [total_steps]: the values of torch.optim.lr_scheduler.OneCycleLR.
 
     Two half cosines: from max_lr/div_factor up to max_lr at step warmup_fraction · total_steps − 1, then down to
     max_lr/(div_factor · final_div_factor) at the last step (Smith & Topin 2018, "Super-convergence").
 
     Raises:
-        ValueError: if `step` is outside the schedule or `warmup_fraction` outside [0, 1].
+        ValueError: if `warmup_fraction` is outside [0, 1].
     """
-    if not 0 <= step < total_steps:
-        raise ValueError(f"step {step} is outside the schedule of {total_steps} steps")
     if not 0 <= warmup_fraction <= 1:
         raise ValueError(f"warmup_fraction is {warmup_fraction}: it must lie in [0, 1]")
     initial_lr = max_lr / div_factor
-    peak_step = warmup_fraction * total_steps - 1
-    if step < peak_step:
-        return _half_cosine(initial_lr, max_lr, step / peak_step)
-    if step == peak_step:
-        return max_lr
-    return _half_cosine(max_lr, initial_lr / final_div_factor, (step - peak_step) / (total_steps - 1 - peak_step))
+    peak_step, last_step = warmup_fraction * total_steps - 1, total_steps - 1
+    step = torch.arange(total_steps, dtype=torch.float64)
+    rising = _half_cosine(initial_lr, max_lr, step / peak_step if peak_step > 0 else step)
+    falling = _half_cosine(max_lr, initial_lr / final_div_factor, (step - peak_step) / max(last_step - peak_step, 1e-9))
+    return torch.where(step < peak_step, rising, falling)
 
 
 def copy_state(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> None:
@@ -214,5 +207,5 @@ def copy_state(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> N
         tensor.copy_(given[name])
 
 
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
+def _half_cosine(start: float, end: float, share: Tensor) -> Tensor:
+    return end + (start - end) / 2 * ((torch.pi * share).cos() + 1)

@@ -12,11 +12,12 @@ from cache.reader import Dataset
 from configs.errors import UserError
 from trainer.config import TrainerConfig, TrainingConfig
 from trainer.data import WindowSource
-from trainer.loop import autocast, epoch_steps, train
+from trainer.loop import train
 from trainer.memory import out_of_memory_advice
-from trainer.model import model_info
+from trainer.model import MaskedAutoencoder, model_info
 from trainer.progress import TrainingBar
 from trainer.runs import describe, write_json
+from trainer.step import autocast, epoch_steps
 from trainer.tasks import Reconstruct, reconstruct_task
 
 
@@ -27,7 +28,7 @@ class Session:
     config: TrainingConfig
     source: WindowSource
     task: Reconstruct
-    model: torch.nn.Module
+    model: MaskedAutoencoder
     steps_per_epoch: int
 
 
@@ -43,7 +44,7 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
             source.train = source.val = source.train[: training.overfit]
         steps_per_epoch = epoch_steps(training, source)
     with console.phase("build model"):
-        task = reconstruct_task(config, dataset).on(device)
+        task = reconstruct_task(config, dataset, device)
         try:
             model = task.build_model().to(device)
             task.check(source)

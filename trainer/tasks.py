@@ -41,9 +41,12 @@ class Reconstruct:
     scales: tuple[Scale, ...]
     clock: Tensor
 
-    def on(self, device: torch.device) -> "Reconstruct":
-        """The same with its tensors on a device, where the batches are."""
-        return replace(self, scales=tuple(scale.to(device) for scale in self.scales), clock=self.clock.to(device))
+    def compiled(self) -> "Reconstruct":
+        """The same with the parts of a training step that are many small kernels fused by torch.compile."""
+        fused = replace(self)
+        parts = {name: torch.compile(getattr(self, name), dynamic=False) for name in ("masks", "inputs", "losses")}
+        vars(fused).update(parts)
+        return fused
 
     def build_model(self) -> MaskedAutoencoder:
         """The model, initialised from the seed. Raises ValueError for dimensions that do not fit."""
@@ -74,7 +77,7 @@ class Reconstruct:
                         "bars in the window and one of them hidden; lengthen data.window.seq_len, or set it to 0"
                     )
 
-    def masks(self, stream: int, batch: Batch) -> Masks:
+    def masks(self, stream: int | Tensor, batch: Batch) -> Masks:
         """The masks of a batch: the same whenever seed, stream and window are."""
         settings = self.config.masking
         keys = window_keys(self.config.training.seed, stream, batch.index)
@@ -131,7 +134,8 @@ class Reconstruct:
             scale, before_GB = stacked(self.scales[some]), torch.stack(batch.log_before[some])
             truth = true_log_prices(torch.stack(batch.x[some]), before_GB, scale)
             hidden_GBL = torch.stack(masks.hidden[some])
-            prices += to_log_prices(torch.stack(predicted[some])[..., :TARGETS], before_GB, scale, hidden_GBL, truth)
+            priced = to_log_prices(torch.stack(predicted[some])[..., :TARGETS], before_GB, scale, hidden_GBL, truth)
+            prices.extend(priced.unbind(0))
         values, supports = [], []
         for _, pairs in groupby(range(len(prices) - 1), key=lambda j: self.seq_lens[j : j + 2]):
             fine = list(pairs)
@@ -150,7 +154,7 @@ class Reconstruct:
             supports.append(support_P)
         return torch.cat(values), torch.cat(supports)
 
-    def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int | Tensor) -> dict[str, Tensor]:
         """The losses of one batch under this epoch's masks."""
         masks = self.masks(epoch, batch)
         return self.losses(self.reconstruct(model, batch, masks), batch, masks)
@@ -220,8 +224,8 @@ def carry_last(x_BLF: Tensor, hidden_BL: Tensor, log_before_B: Tensor, scale: Sc
     return to_features(carried, log_before_B, scale)
 
 
-def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:
-    """The task for a dataset."""
+def reconstruct_task(config: TrainerConfig, dataset: Dataset, device: torch.device) -> Reconstruct:
+    """The task for a dataset, with its tensors on the device where the batches are."""
     ((_, entries),) = dataset.symbols.items()
     streams = list(entries.streams.values())
     lengths = {name: int(stream.manifest["nominal_length"]) for name, stream in entries.streams.items()}
@@ -232,8 +236,8 @@ def reconstruct_task(config: TrainerConfig, dataset: Dataset) -> Reconstruct:
         tuple(lengths[name] // lengths[dataset.timeframes[0]] for name in dataset.timeframes),
         tuple(streams[0].manifest["features"]),
         tuple(streams[0].manifest["reveals"]),
-        tuple(scale_of(stream) for stream in streams),
-        clock_table(),
+        tuple(scale_of(stream).to(device) for stream in streams),
+        clock_table().to(device),
     )
 
 

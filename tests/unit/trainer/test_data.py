@@ -16,7 +16,7 @@ from configs.loader import load_config
 from pipeline.build_command import main as build_cache
 from trainer.config import parse_trainer
 from trainer.data import Batch, WindowSource, spread
-from trainer.loop import train_windows
+from trainer.step import train_windows
 from trainer.train_command import main as train
 
 CPU = torch.device("cpu")
@@ -144,15 +144,17 @@ def test_accumulated_batches_are_the_large_batch_in_parts(stores: dict[str, Path
     whole = parse_trainer(load_config("configs/test.yaml", ["training.batch_size=24"])).training
     parts = parse_trainer(load_config("configs/test.yaml", ["training.batch_size=8", "training.accumulate=3"])).training
     for epoch, step in ((0, 0), (0, 5), (3, 41)):
-        expected = train_windows(whole, source, epoch, step)
-        got = torch.cat([train_windows(parts, source, epoch, step * 3 + part) for part in range(3)])
+        expected = train_windows(whole, source, torch.tensor(epoch), torch.tensor(step))
+        places = [torch.tensor(step * 3 + part) for part in range(3)]
+        got = torch.cat([train_windows(parts, source, torch.tensor(epoch), place) for place in places])
         assert got.tolist() == expected.tolist()
 
 
 def test_an_epoch_takes_training_windows_only_and_none_twice(stores: dict[str, Path]):
     source = WindowSource(open_dataset(stores["even"], "test"), CPU)
     settings_ = parse_trainer(load_config("configs/test.yaml", ["training.batch_size=1000"])).training
-    batches = [train_windows(settings_, source, epoch=2, batch=step) for step in range(len(source.train) // 1000)]
+    steps = torch.arange(len(source.train) // 1000)
+    batches = [train_windows(settings_, source, torch.tensor(2), step) for step in steps]
     numbers = torch.cat(batches).tolist()
     assert len(set(numbers)) == len(numbers) == len(source.train) // 1000 * 1000
     assert set(numbers) <= set(source.train)

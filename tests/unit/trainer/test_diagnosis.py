@@ -27,24 +27,24 @@ def terms(**values: float) -> dict[str, torch.Tensor]:
 
 def test_the_log_gives_means_since_the_last_time():
     log = LossLog(CPU)
-    log.add(terms(loss=1.0, huber=0.5), 1)
-    log.add(terms(loss=3.0, huber=1.5), 2)
+    log.add(terms(loss=1.0, huber=0.5), torch.tensor(1))
+    log.add(terms(loss=3.0, huber=1.5), torch.tensor(2))
     assert log.take() == {"loss": 2.0, "huber": 1.0}
-    log.add(terms(loss=7.0, huber=7.0), 3)
+    log.add(terms(loss=7.0, huber=7.0), torch.tensor(3))
     assert log.take() == {"loss": 7.0, "huber": 7.0}
     assert log.first_fault() is None
 
 
 def test_a_term_that_is_not_finite_is_named_and_left_out_of_the_mean():
     log = LossLog(CPU)
-    log.add(terms(loss=1.0, huber=1.0, stft=1.0), 4)
-    log.add(terms(loss=math.nan, huber=2.0, stft=math.inf), 5)
-    log.add(terms(loss=math.nan, huber=math.nan, stft=3.0), 6)
+    log.add(terms(loss=1.0, huber=1.0, stft=1.0), torch.tensor(4))
+    log.add(terms(loss=math.nan, huber=2.0, stft=math.inf), torch.tensor(5))
+    log.add(terms(loss=math.nan, huber=math.nan, stft=3.0), torch.tensor(6))
     assert log.take() == {"loss": 1.0, "huber": 1.5, "stft": 2.0}
-    assert log.first_fault() == ("stft", 5)
-    log.add(terms(loss=math.nan, huber=1.0, stft=math.nan), 7)
+    assert log.first_fault() == ("stft", torch.tensor(5))
+    log.add(terms(loss=math.nan, huber=1.0, stft=math.nan), torch.tensor(7))
     assert log.take() == {"loss": None, "huber": 1.0, "stft": None}
-    assert log.first_fault() == ("stft", 5)
+    assert log.first_fault() == ("stft", torch.tensor(5))
 
 
 def test_too_many_skipped_steps_name_the_term_and_the_batch():

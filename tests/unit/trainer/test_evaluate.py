@@ -64,7 +64,7 @@ class Case:
 
     def __init__(self, dataset: Dataset, kind: type[Reconstruct] = Reconstruct) -> None:
         self.dataset = dataset
-        task = reconstruct_task(parse_trainer(load_config("configs/test.yaml")), dataset)
+        task = reconstruct_task(parse_trainer(load_config("configs/test.yaml")), dataset, torch.device("cpu"))
         self.task = kind(**vars(task))
         self.source = WindowSource(dataset, CPU)
         self.source.val = self.source.val[:WINDOWS]
@@ -391,7 +391,7 @@ def test_validation_and_evaluation_agree_on_the_last_value(cases: dict[str, Case
     config = parse_trainer(
         load_config("configs/test.yaml", ["loss.huber_delta=1e6", f"training.val_windows={WINDOWS}"])
     )
-    task = reconstruct_task(config, case.dataset)
+    task = reconstruct_task(config, case.dataset, torch.device("cpu"))
     batch = case.source.gather(torch.arange(case.source.val.start, case.source.val.stop))
     carried = trainer.tasks.carry_last  # what the training log calls the last value
     masks = task.masks(VALIDATION_STREAM, batch)

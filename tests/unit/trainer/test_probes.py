@@ -46,7 +46,7 @@ def source(dataset: Dataset) -> WindowSource:
 
 @pytest.fixture(scope="module")
 def task(dataset: Dataset) -> Reconstruct:
-    return reconstruct_task(parse_trainer(load_config("configs/test.yaml")), dataset)
+    return reconstruct_task(parse_trainer(load_config("configs/test.yaml")), dataset, torch.device("cpu"))
 
 
 def base_bars(dataset: Dataset) -> pd.Series:
@@ -237,7 +237,7 @@ def test_a_random_walk_has_no_direction(feature_set: str, tmp_path: Path):
     options = ["--config", "configs/test.yaml", "--data-dir", str(tmp_path), "--store", str(tmp_path / "store")]
     build_cache([*options, f"data.features.set={feature_set}"], standalone_mode=False)
     walk = open_dataset(tmp_path / "store", "test")
-    task = reconstruct_task(parse_trainer(load_config("configs/test.yaml")), walk)
+    task = reconstruct_task(parse_trainer(load_config("configs/test.yaml")), walk, torch.device("cpu"))
     probes = probe_encoder(task.build_model(), task, walk, WindowSource(walk, CPU))
     for name in ("encoder", "raw_window"):
         of = probes["direction"][name]

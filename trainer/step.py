@@ -1,0 +1,157 @@
+"""One optimizer step: gather → mask → forward → loss → backward → unscale → clip → update.
+
+It depends on nothing but the seed and the step's number, changes only tensors that stay where they are, and never waits
+for the device. So on a GPU it is captured once, as a CUDA graph, and from then on replayed: one launch instead of
+thousands. With `training.step: compile`, torch.compile fuses its parts before they are captured.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from trainer.config import TrainingConfig
+from trainer.data import WindowSource
+from trainer.losslog import LossLog
+from trainer.model import MaskedAutoencoder
+from trainer.optim import AdamW, LossScaler, clip_gradients
+from trainer.order import batch_indices
+from trainer.tasks import Reconstruct
+
+OVERFIT_STEPS = 100  # an epoch, where nothing else is said
+_EAGER_STEPS = 3  # before the graph is captured: libraries choose their kernels, and allocate, in the first ones
+
+
+class TrainingStep:
+    """The step of one run, and all that it changes besides the model.
+
+    Attributes:
+        done: steps done, as the host counts them.
+        optimizer, scaler, log: theirs are the tensors that checkpoints and log lines tell of.
+        norm: of the last gradients before clipping, a float32 scalar tensor.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, source: WindowSource, task: Reconstruct, model: MaskedAutoencoder, rates: Tensor
+    ) -> None:
+        """`rates`: the learning rate of every step, float [steps]."""
+        self.config, self.source, self.model = config, source, model
+        self.task = task
+        self._compiled = config.step == "compile" and source.device.type == "cuda"
+        if self._compiled:
+            self.task = task.compiled()
+            model.compile_regions()
+        betas = config.betas[0], config.betas[1]
+        self.optimizer = AdamW(model.named_parameters(), config.lr, config.weight_decay, betas)
+        self.scaler = LossScaler(config.precision == "fp16", source.device)
+        self.log = LossLog(source.device)
+        self.norm = torch.zeros((), device=source.device)
+        self.done = 0
+        self.steps_per_epoch = epoch_steps(config, source)
+        self._rates = rates.to(source.device, torch.float32)
+        self._number = torch.zeros((), dtype=torch.int64, device=source.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._eager_steps = 0
+        self._fetched: list[list[Tensor]] = []
+
+    def start_at(self, step: int) -> None:
+        """Do this step, counted from 0, next."""
+        self.done = step
+        self._number.fill_(step)
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        """For validation: the model as it is, since other batch sizes would be compiled anew."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+
+    def run(self) -> None:
+        """Do the next step."""
+        torch.manual_seed((self.config.seed << 32) + self.done)  # dropout, too, depends on nothing but seed and step
+        fetched = []
+        if self.source.placement == "host":
+            fetched = [self._fetch(part) for part in range(self.config.accumulate)]
+        if self._graph is not None:
+            for kept, fresh in zip(self._fetched, fetched, strict=True):
+                torch._foreach_copy_(kept, fresh)
+            self._graph.replay()
+        elif self._captures and self._eager_steps == _EAGER_STEPS:
+            self._capture(fetched)
+        else:
+            self._body(fetched)
+            self._eager_steps += 1
+        self.done += 1
+
+    @property
+    def _captures(self) -> bool:
+        return self.source.device.type == "cuda" and self.config.step != "eager"
+
+    def _capture(self, fetched: list[list[Tensor]]) -> None:
+        """Capture the step, and do it."""
+        self._fetched = fetched
+        self.model.zero_grad(set_to_none=True)  # gradients belong to the graph from now on
+        torch.cuda.empty_cache()  # of the eager steps, for the graph has its own memory
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._body(fetched)
+        self._graph.replay()
+
+    def _body(self, fetched: list[list[Tensor]]) -> None:
+        """Everything that the device does in a step, given the batches that were fetched from the host, if any."""
+        config, device = self.config, self.source.device
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
+        epoch = 0 if config.overfit else self._number // self.steps_per_epoch
+        for part in range(config.accumulate):
+            if fetched:
+                index, *arrays = fetched[part]
+            else:
+                index = self._windows(self._number, part)
+                arrays = self.source.fetch(index)
+            with autocast(config.precision, device):
+                losses = self.task.training_losses(self.model, self.source.batch(index, arrays), epoch)
+            self.scaler.scale(losses["loss"] / config.accumulate).backward()
+            self.log.add(losses, self._number + 1)
+        gradients = self.optimizer.gradients()
+        found_inf = self.scaler.unscale(gradients)
+        self.norm.copy_(clip_gradients(gradients, config.clip_norm))
+        self.optimizer.step(found_inf)
+        self.scaler.update(found_inf)
+        self._number += 1
+
+    def _fetch(self, part: int) -> list[Tensor]:
+        index = self._windows(torch.tensor(self.done), part)
+        return [index.to(self.source.device), *self.source.fetch(index)]
+
+    def _windows(self, number: Tensor, part: int) -> Tensor:
+        epoch, step = number // self.steps_per_epoch, number % self.steps_per_epoch
+        return train_windows(self.config, self.source, epoch, step * self.config.accumulate + part)
+
+
+def train_windows(config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor) -> Tensor:
+    """Window numbers of a batch of an epoch, int64 [batch_size], on the device of both; with `overfit` the same few."""
+    if config.overfit:
+        return torch.arange(config.batch_size, device=batch.device) % config.overfit + source.train.start
+    places = batch_indices(batch, config.batch_size, len(source.train), config.seed, epoch, device=batch.device)
+    return places + source.train.start
+
+
+def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:
+    """Optimizer steps an epoch. Raises UserError when the training split does not fill one."""
+    if config.overfit:
+        return config.steps_per_epoch or OVERFIT_STEPS
+    windows = config.batch_size * config.accumulate
+    available = len(source.train) // windows
+    if not available:
+        raise UserError(
+            f"the training split has {len(source.train):,} windows, fewer than one step takes ({config.batch_size} × "
+            f"{config.accumulate}); lower training.batch_size or training.accumulate"
+        )
+    return min(config.steps_per_epoch or available, available)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Automatic mixed precision, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
