@@ -47,7 +47,8 @@ class WindowSource:
         reason: for the log, why, where there is a GPU.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset, device: torch.device, kept: int = 1) -> None:
+        """`kept`: batches that stay as they are while others are fetched, where they are in the host's memory."""
         if len(dataset.symbols) > 1:
             first, count = next(iter(dataset.symbols)), len(dataset.symbols)
             raise UserError(
@@ -72,12 +73,13 @@ class WindowSource:
         self._rows = [self._view(entry, "base_rows", length) for entry, length in lengths[1:]]
         self._times = [self._view(entry, "close_time", length) for entry, length in lengths]
         self._closes = [_map(entry, "close").to(self._home) for entry in streams]
+        self._kept = kept
         self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
 
     def gather(self, index_B: Tensor) -> Batch:
         """The windows numbered `index_B` (int64 [B]).
 
-        On the host, what this returns is overwritten by the next call (for a GPU, by the next but one).
+        On a CPU, what this returns is overwritten by the next call but `kept` − 1.
         """
         return self.batch(index_B.to(self.device), self.fetch(index_B))
 
@@ -131,7 +133,7 @@ class WindowSource:
                     [torch.empty(batch, *one.shape[1:], dtype=one.dtype, pin_memory=pin) for one in sources],
                     torch.cuda.Event() if pin else None,
                 )
-                for _ in range(2 if pin else 1)
+                for _ in range(2 if pin else self._kept)
             ]
         self._ring.append(self._ring.pop(0))
         buffers, copied = self._ring[-1]

@@ -38,6 +38,11 @@ def runs_of(seq_lens: Sequence[int]) -> tuple[Run, ...]:
     return tuple(runs)
 
 
+def aligned(size: int) -> int:
+    """The next multiple of 8: half-precision matrix products are fast where every dimension is one."""
+    return size + -size % 8
+
+
 def joined(parts: list[Tensor]) -> Tensor:
     """The tokens of all runs behind each other, along dimension 1."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -71,11 +76,10 @@ class Stems(nn.Module):
             before, at, after = self.depthwise[some, None, None].unbind(3)
             smoothed = padded[:, :, :-2] * before + x_GBLC * at + padded[:, :, 2:] * after
             group, batch, length, channels = x_GBLC.shape
-            embedded = torch.baddbmm(
-                self.timeframe_embedding[some, None],
-                smoothed.view(group, batch * length, channels),
-                self.pointwise[some],
-            )
+            padding = aligned(channels) - channels
+            rows = F.pad(smoothed.view(group, batch * length, channels), (0, padding))
+            weight = F.pad(self.pointwise[some], (0, 0, 0, padding))
+            embedded = torch.baddbmm(self.timeframe_embedding[some, None], rows, weight)
             tokens.append(embedded.view(group, batch, length, -1).transpose(0, 1).reshape(batch, group * length, -1))
         return joined(tokens)
 
@@ -126,11 +130,8 @@ class Queries(nn.Module):
 
     def forward(self, tokens_BTD: Tensor, rotary_2TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give queries, keys and values."""
-        batch, n_tokens, _ = tokens_BTD.shape
-        qkv: Tensor = self.qkv(self.norm(tokens_BTD)).view(batch, n_tokens, 3 * self.n_heads, -1)
-        # Queries and keys turn together, as twice as many heads.
-        q, k = rotate(qkv[:, :, : 2 * self.n_heads], rotary_2TE).chunk(2, dim=2)
-        return q, k, qkv[:, :, 2 * self.n_heads :]
+        q, k, v = self.qkv(self.norm(tokens_BTD)).unflatten(2, (3, self.n_heads, -1)).unbind(2)
+        return rotate(q, rotary_2TE), rotate(k, rotary_2TE), v
 
 
 class Update(nn.Module):
@@ -181,7 +182,7 @@ class Decoders(nn.Module):
 
     def __init__(self, d_model: int, stride: int, seq_lens: Sequence[int], n_targets: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.n_targets = stride, n_targets
         self.runs = runs_of(seq_lens)
         n = len(seq_lens)
         self.expand = nn.Parameter(torch.empty(n, d_model, stride * d_model))
@@ -199,7 +200,9 @@ class Decoders(nn.Module):
             latent_GXD = torch.stack(latents[some]).flatten(1, 2)  # X: batch and latents
             expanded = torch.baddbmm(self.expand_bias[some, None], latent_GXD, self.expand[some])
             bars_GXD = F.gelu(expanded).view(run.past - run.first, -1, self.head.shape[1])
-            out = torch.baddbmm(self.head_bias[some, None], bars_GXD, self.head[some])
+            padding = aligned(self.n_targets) - self.n_targets
+            head, bias = (F.pad(one[some], (0, padding)) for one in (self.head, self.head_bias))
+            out = torch.baddbmm(bias[:, None], bars_GXD, head)[..., : self.n_targets]
             targets += out.unflatten(1, (latents[0].shape[0], -1))[:, :, -run.length :].unbind(0)
         return targets
 

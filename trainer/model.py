@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
-from trainer.layers import Block, Bottleneck, Decoders, Stems, rotary_table, runs_of
+from trainer.layers import Block, Bottleneck, Decoders, Stems, aligned, rotary_table, runs_of
 
 _INSTANCE_EPS = 1e-5  # added to the variance, as in RevIN
 
@@ -193,9 +193,9 @@ def forward_flops(model: MaskedAutoencoder) -> int:
     tokens, latents = sum(lengths), backbone.latent_lens
     of_blocks = sum(parameter.numel() for parameter in backbone.blocks.parameters())
     products = tokens * of_blocks + sum(latents) * backbone.bottleneck.project.weight.numel()
-    products += tokens * backbone.stems.pointwise[0].numel()
+    products += tokens * aligned(backbone.stems.pointwise.shape[1]) * width
     products += sum(latents) * model.decoders.expand[0].numel()
-    products += sum(latents) * backbone.latent_stride * model.decoders.head[0].numel()
+    products += sum(latents) * backbone.latent_stride * width * aligned(model.decoders.n_targets)
     pairs = sum(
         tokens**2 if block.within is None else sum(length**2 for length in lengths) for block in backbone.blocks
     )

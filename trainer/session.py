@@ -39,7 +39,7 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console) -> S
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if training.precision == "fp16" and device.type == "cpu":
             raise UserError("training.precision = fp16 needs a CUDA GPU, and there is none; use fp32 or bf16")
-        source = WindowSource(dataset, device)
+        source = WindowSource(dataset, device, training.accumulate)
         if training.overfit:  # what it is trained on is what it is tried on
             source.train = source.val = source.train[: training.overfit]
         steps_per_epoch = epoch_steps(training, source)

@@ -54,11 +54,13 @@ class TrainingStep:
         self._number = torch.zeros((), dtype=torch.int64, device=source.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
-        self._fetched: list[list[Tensor]] = []
+        self._ready: list[list[Tensor]] = []  # a list a batch: its window numbers, and what was fetched of them
+        self._side = torch.cuda.Stream(source.device) if source.placement == "device" else None
 
     def start_at(self, step: int) -> None:
         """Do this step, counted from 0, next."""
         self.done = step
+        self._ready = []
         self._number.fill_(step)
 
     def uncompiled(self) -> AbstractContextManager[Any]:
@@ -68,17 +70,14 @@ class TrainingStep:
     def run(self) -> None:
         """Do the next step."""
         torch.manual_seed((self.config.seed << 32) + self.done)  # dropout, too, depends on nothing but seed and step
-        fetched = []
-        if self.source.placement == "host":
-            fetched = [self._fetch(part) for part in range(self.config.accumulate)]
+        if self._side is None or not self._ready:
+            self._make_ready(self._load(torch.tensor(self.done)))
         if self._graph is not None:
-            for kept, fresh in zip(self._fetched, fetched, strict=True):
-                torch._foreach_copy_(kept, fresh)
             self._graph.replay()
         elif self._captures and self._eager_steps == _EAGER_STEPS:
-            self._capture(fetched)
+            self._capture()
         else:
-            self._body(fetched)
+            self._body()
             self._eager_steps += 1
         self.done += 1
 
@@ -86,46 +85,61 @@ class TrainingStep:
     def _captures(self) -> bool:
         return self.source.device.type == "cuda" and self.config.step != "eager"
 
-    def _capture(self, fetched: list[list[Tensor]]) -> None:
+    def _capture(self) -> None:
         """Capture the step, and do it."""
-        self._fetched = fetched
         self.model.zero_grad(set_to_none=True)  # gradients belong to the graph from now on
         torch.cuda.empty_cache()  # of the eager steps, for the graph has its own memory
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._body(fetched)
+            self._body()
         self._graph.replay()
 
-    def _body(self, fetched: list[list[Tensor]]) -> None:
-        """Everything that the device does in a step, given the batches that were fetched from the host, if any."""
-        config, device = self.config, self.source.device
-        self.model.zero_grad(set_to_none=True)
-        self.optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
-        epoch = 0 if config.overfit else self._number // self.steps_per_epoch
-        for part in range(config.accumulate):
-            if fetched:
-                index, *arrays = fetched[part]
-            else:
-                index = self._windows(self._number, part)
-                arrays = self.source.fetch(index)
-            with autocast(config.precision, device):
-                losses = self.task.training_losses(self.model, self.source.batch(index, arrays), epoch)
-            self.scaler.scale(losses["loss"] / config.accumulate).backward()
-            self.log.add(losses, self._number + 1)
-        gradients = self.optimizer.gradients()
-        found_inf = self.scaler.unscale(gradients)
-        self.norm.copy_(clip_gradients(gradients, config.clip_norm))
-        self.optimizer.step(found_inf)
-        self.scaler.update(found_inf)
+    def _body(self) -> None:
+        """What the device does in a step: train on the batches that are ready and, beside it, fetch the next ones."""
+        if self._side is None:
+            self._train()
+        else:
+            self._side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._side):
+                following = self._load(self._number + 1)
+            self._train()
+            torch.cuda.current_stream().wait_stream(self._side)
+            self._make_ready(following)
         self._number += 1
 
-    def _fetch(self, part: int) -> list[Tensor]:
-        index = self._windows(torch.tensor(self.done), part)
-        return [index.to(self.source.device), *self.source.fetch(index)]
+    def _train(self) -> None:
+        config, optimizer = self.config, self.optimizer
+        self.model.zero_grad(set_to_none=True)
+        optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
+        epoch = 0 if config.overfit else self._number // self.steps_per_epoch
+        for index, *fetched in self._ready:
+            batch = self.source.batch(index, fetched)
+            with autocast(config.precision, self.source.device):
+                losses = self.task.training_losses(self.model, batch, epoch)
+            self.scaler.scale(losses["loss"] / config.accumulate).backward()
+            self.log.add(losses, self._number + 1)
+        gradients = optimizer.gradients()
+        found_inf = self.scaler.unscale(gradients)
+        self.norm.copy_(clip_gradients(gradients, config.clip_norm))
+        optimizer.step(found_inf)
+        self.scaler.update(found_inf)
 
-    def _windows(self, number: Tensor, part: int) -> Tensor:
+    def _load(self, number: Tensor) -> list[list[Tensor]]:
+        """The batches of step `number`, on the device."""
         epoch, step = number // self.steps_per_epoch, number % self.steps_per_epoch
-        return train_windows(self.config, self.source, epoch, step * self.config.accumulate + part)
+        loaded = []
+        for part in range(self.config.accumulate):
+            index = train_windows(self.config, self.source, epoch, step * self.config.accumulate + part)
+            loaded.append([index.to(self.source.device), *self.source.fetch(index)])
+        return loaded
+
+    def _make_ready(self, loaded: list[list[Tensor]]) -> None:
+        """Put batches where the step finds them: on a GPU in the same place always, once there is one."""
+        if self.source.device.type == "cpu" or not self._ready:
+            self._ready = loaded
+        else:
+            for ready, fresh in zip(self._ready, loaded, strict=True):
+                torch._foreach_copy_(ready, fresh)
 
 
 def train_windows(config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor) -> Tensor:
