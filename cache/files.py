@@ -2,7 +2,10 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def listing(folder: Path) -> list[Path]:
@@ -22,11 +25,18 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file so that a kill, or a full disk, at any moment leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    with temporary.open("wb") as file, becoming(path, file):
+        file.write(data)
+
+
+@contextmanager
+def becoming(path: Path, file: BinaryIO) -> Iterator[None]:
+    """Give an open temporary file beside `path` that name when the block ends well, and remove it when it does not."""
+    temporary = Path(file.name)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
+        file.flush()
+        os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

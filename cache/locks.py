@@ -10,7 +10,7 @@ waited for, or raise to give up.
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cache.keys import Components
@@ -25,16 +25,21 @@ def _nothing() -> None:
     pass
 
 
-@contextmanager
-def entry_lock(store: Path, components: Components, waiting: Waiting = _nothing) -> Iterator[bool]:
+def entry_lock(store: Path, components: Components, waiting: Waiting = _nothing) -> AbstractContextManager[bool]:
     """Hold the one right to build an entry; yields whether it still has to be built.
 
     Waits while another process builds the same entry.
     """
-    path = store / "locks" / f"{components.stage}-{components.key}.lock"
+    return key_lock(store, components.stage, components.key, waiting)
+
+
+@contextmanager
+def key_lock(store: Path, stage: str, key: str, waiting: Waiting = _nothing) -> Iterator[bool]:
+    """The same for an entry of which only stage and key are known."""
+    path = store / "locks" / f"{stage}-{key}.lock"
     with _lock(path, fcntl.LOCK_EX, waiting):
-        yield not entry_exists(store, components.stage, components.key)
-        if entry_exists(store, components.stage, components.key):
+        yield not entry_exists(store, stage, key)
+        if entry_exists(store, stage, key):
             path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
 
 

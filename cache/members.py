@@ -35,10 +35,18 @@ def member(name: str, data: bytes) -> bytes:
     return _header(name, len(data)) + data + _padding(len(data))
 
 
-def archive_error(path: Path, name: str, what: str) -> StoreError:
+class ArchiveError(StoreError):
+    """Something is wrong with a member; `fault` says which and what, without the file and the remedy."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{path}: {fault}. {_REMEDY}")
+        self.fault = fault
+
+
+def archive_error(path: Path, name: str, what: str) -> ArchiveError:
     """An error about a member. `what` may hold words of the archive's own, which are cut to a decent length."""
     told = "".join(letter if letter.isprintable() else "?" for letter in what[:300])
-    return StoreError(f"{path}: {name}: {told}. {_REMEDY}")
+    return ArchiveError(path, f"{name}: {told}")
 
 
 def read_span(file: BinaryIO, span: Span) -> bytes:
@@ -83,7 +91,7 @@ class Members:
         if self._size != self._at + len(END) or _read(self._file, self._at, len(END)) != END:
             raise self.wrong("the end", "after the last member should come 1,024 zeros, and nothing else")
 
-    def wrong(self, name: str, what: str) -> StoreError:
+    def wrong(self, name: str, what: str) -> ArchiveError:
         """An error about a member."""
         return archive_error(self.path, name, what)
 

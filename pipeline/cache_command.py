@@ -10,6 +10,7 @@ import click
 from cache.console import HELP_OPTIONS, examples, run
 from cache.inspect_command import list_command, show_command, stats_command
 from cache.keep_command import prune_command, verify_command
+from cache.remote_command import pull_command, push_command
 from cache.transfer_command import export_command, import_command
 from pipeline.certify_command import certify_command
 from pipeline.explain_command import explain_command
@@ -26,6 +27,8 @@ main = click.Group(
         prune_command,
         export_command,
         import_command,
+        push_command,
+        pull_command,
     ],
     help="Look into the store of datasets, keep it whole and small, and carry datasets elsewhere.",
     epilog=examples("bin/cache list", "bin/cache show demo", "bin/cache verify", "bin/cache prune --unreferenced"),

@@ -10,8 +10,7 @@ import pytest
 
 from cache.keys import Components
 from cache.locks import entry_lock, removing
-from cache.reader import open_dataset, read_ref
-from cache.transfer import UNKNOWN_DIR
+from cache.reader import UNKNOWN_DIR, open_dataset, read_ref
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import cache.layout
 import cache.members
+import cache.parallel
 import cache.transfer
-import cache.unpack
 from cache.archive import INDEX, manifest_bytes, read_archive
 from cache.compress import pack
 from cache.console import Console
@@ -33,9 +33,9 @@ from cache.keys import Components, file_md5
 from cache.layout import STAGES, body_path
 from cache.locks import removing
 from cache.members import END, member
-from cache.reader import StoreError, open_dataset, open_entry, read_ref
+from cache.reader import UNKNOWN_DIR, StoreError, open_dataset, open_entry, read_ref
 from cache.seal import canonical_json, sealed, unsealed
-from cache.transfer import UNKNOWN_DIR, Transferred, export_dataset, import_dataset
+from cache.transfer import Transferred, export_dataset, import_dataset
 from cache.writer import ArrayWriter
 from pipeline.build import build
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, random_ohlc, write_parquet
@@ -264,7 +264,7 @@ def test_damage_is_not_exported(built: Path, tmp_path: Path, place: float):
     body.write_bytes(data)
     with pytest.raises(StoreError, match=rf"{body}: damaged, .*bin/cache verify") as caught:
         export(store, tmp_path / "test.tar")
-    assert "nothing was exported" in str(caught.value)
+    assert "the dataset was not exported" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -341,8 +341,8 @@ def test_what_a_failed_import_leaves_is_told(archive: Path, tmp_path: Path):
     assert stay > 0
     what = f"{stay} intact entries stay" if stay > 1 else "1 intact entry stays"
     assert str(caught.value).splitlines()[1:] == [
-        f"{what} in {tmp_path / 'store'}: importing a whole archive goes on from there, and bin/cache prune "
-        "--unreferenced removes what no dataset needs"
+        f"{what} in {tmp_path / 'store'}: the next try goes on from there, and bin/cache prune --unreferenced "
+        "removes what no dataset needs"
     ]
     check_whole(tmp_path / "store")
 
@@ -382,7 +382,7 @@ def test_ctrl_c(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ArrayWriter, "append", slow)
-    monkeypatch.setattr(cache.unpack, "wait", interrupted)
+    monkeypatch.setattr(cache.parallel, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         take(archive, tmp_path / "store", workers=1)
     monkeypatch.undo()
@@ -407,7 +407,7 @@ def test_nobody_removes_entries_meanwhile(archive: Path, tmp_path: Path, monkeyp
             pass
         tried.append(size)
 
-    monkeypatch.setattr(cache.transfer, "_check_space", try_to_remove)
+    monkeypatch.setattr(cache.transfer, "check_space", try_to_remove)
     take(archive, tmp_path / "store")
     assert tried
 

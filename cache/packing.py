@@ -1,0 +1,71 @@
+"""Packs what a dataset was made from: entries in the compressed profile, each array checked against its MD5."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.archive import array_specs, in_order, manifest_bytes, manifest_fault, ref_fault
+from cache.compress import block_count, chunk_names, pack_block, packed_metadata
+from cache.contents import Id, inputs
+from cache.layout import ArraySpec, body_path, chunk_rows, metadata_bytes
+from cache.members import member
+from cache.parallel import Advance, in_turn
+from cache.reader import Entry, StoreError, open_dataset, open_entry, read_ref
+
+
+def all_entries(store: Path, name: str) -> tuple[dict[str, Any], list[Entry]]:
+    """The ref, and all entries that its dataset was made from, in an archive's order, whole as far as opening tells."""
+    dataset = open_dataset(store, name)
+    ref = read_ref(store, name)
+    found: dict[Id, Entry] = {}
+    waiting = [("datasets", dataset.entry.key)]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found[one] = open_entry(store, *one)
+            waiting.extend(inputs(found[one]))
+    for one, entry in found.items():
+        if wrong := manifest_fault(entry.manifest, one):
+            raise StoreError(f"{entry.path}: cannot be exported: {wrong}")
+    if wrong := ref_fault(ref):
+        raise StoreError(
+            f"{store}: {name} cannot be exported: {wrong}. Run bin/build-cache again, which renews the ref"
+        )
+    return ref, [found[one] for one in in_order(set(found))]
+
+
+def entry_members(entry: Entry, pool: ThreadPoolExecutor, ahead: int, advance: Advance) -> Iterator[bytes]:
+    """An entry as members of a tar file, packed by the pool. Raises StoreError when an array is damaged."""
+    folder = f"{entry.path.parent.name}/{entry.key}"
+    yield member(f"{folder}/zarr.json", manifest_bytes(entry.manifest))
+    for spec, rows in array_specs(entry.manifest):
+        yield member(f"{folder}/{spec.name}/zarr.json", metadata_bytes(packed_metadata(spec, rows)))
+        packed = in_turn(pool, pack_block, _checked_blocks(entry, spec, rows, advance), ahead)
+        for block, columns in enumerate(packed):
+            for name, data in zip(chunk_names(spec, block), columns, strict=True):
+                yield member(f"{folder}/{spec.name}/{name}", data)
+
+
+def _checked_blocks(entry: Entry, spec: ArraySpec, rows: int, advance: Advance) -> Iterator[NDArray[Any]]:
+    """The array file in blocks [chunk rows, width], padding included. Raises StoreError when its MD5 is another."""
+    path = body_path(entry.path, spec.name, 1 + len(spec.columns))
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        for _ in range(block_count(rows)):
+            data = file.read(chunk_rows(rows) * spec.row_bytes)
+            md5.update(data)
+            if len(data) < chunk_rows(rows) * spec.row_bytes:
+                break
+            yield np.frombuffer(data, spec.dtype).reshape(chunk_rows(rows), -1)
+            advance(len(data))
+        md5.update(file.read())
+    if md5.hexdigest() != entry.manifest["arrays"][spec.name]["md5"]:
+        raise StoreError(
+            f"{path}: damaged, its MD5 is not that of the manifest; the dataset was not exported. `bin/cache verify` "
+            "finds all that is damaged, with --repair removes it, and bin/build-cache then makes it again"
+        )
