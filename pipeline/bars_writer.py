@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cache.files import becoming
+
 PRICES = ("open", "high", "low", "close")
 SCHEMA = pa.schema([pa.field(name, pa.float64()) for name in PRICES]).insert(
     0, pa.field("timestamp", pa.timestamp("ns", tz="UTC"))
@@ -34,22 +36,14 @@ def write_bars(
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     written = 0
-    try:
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(file, SCHEMA, compression="snappy", **ENCODING) as writer:
-                for label, prices in blocks:
-                    columns = {"timestamp": label.view("datetime64[ns]"), **dict(zip(PRICES, prices, strict=True))}
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
-                    written += label.size
-                    progress(written)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with (
+        partial.open("wb") as file,
+        becoming(path, file),
+        pq.ParquetWriter(file, SCHEMA, compression="snappy", **ENCODING) as writer,
+    ):
+        for label, prices in blocks:
+            columns = {"timestamp": label.view("datetime64[ns]"), **dict(zip(PRICES, prices, strict=True))}
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+            written += label.size
+            progress(written)
     return written

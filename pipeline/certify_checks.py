@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -31,18 +30,13 @@ class Evidence:
     windows: Entry
     streams: Mapping[str, Entry]
     bars: Mapping[str, BarSeries]
-    _maps: dict[tuple[Path, str], NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
-
-    def array(self, entry: Entry, name: str) -> NDArray[Any]:
-        """An array of an entry as a memory map, made once."""
-        place = (entry.path, name)
-        if place not in self._maps:
-            self._maps[place] = np.asarray(entry.array(name))
-        return self._maps[place]
 
     def count_by(self, timeframe: str, name: str, instant: int, side: Literal["left", "right"] = "right") -> int:
-        """How many bars have a time `name` at or before an instant (`side` left: before it)."""
-        arrays = (self.array(entry, name) for entry in self.bars[timeframe].entries)
+        """How many bars have a time `name` at or before an instant (`side` left: before it).
+
+        No map is kept: the pages a search touches, megabytes of them, count as the process's memory until it is gone.
+        """
+        arrays = (entry.array(name) for entry in self.bars[timeframe].entries)
         return sum(int(np.searchsorted(array, instant, side=side)) for array in arrays)
 
     def derived(self, timeframe: str) -> bool:
@@ -90,18 +84,24 @@ def check_completion(recipe: Recipe, symbols: Mapping[str, Evidence]) -> Finding
     for symbol, evidence in symbols.items():
         for name, series in evidence.bars.items():
             found.faults += _early_bars(f"{symbol} {name}", name, evidence.derived(name), recipe.source.session, series)
-        count = evidence.windows.shape("time")[0]
+        count, before = evidence.windows.shape("time")[0], -(2**62)
         found.checked += count
-        for start in range(0, count, _ROWS):  # read, not mapped: what is mapped counts as the process's memory
-            time, ends = (evidence.windows.rows(name, start, start + _ROWS) for name in ("time", "ends"))
-            if (np.diff(time) <= 0).any():
+        for time, ends in _blocks(evidence.windows, 0, count, "time", "ends"):
+            if (np.diff(time, prepend=before) <= 0).any():
                 found.faults.append(f"{symbol}: the windows are not in order of their decision times")
+            before = int(time[-1])
             for column, (name, length) in enumerate(recipe.seq_lens.items()):
                 found.faults += _wrong_ends(symbol, name, length, evidence.bars[name], time, ends[:, column])
     found.detail = (
         f"all {found.checked:,} windows end, in every timeframe, with the last bar that was over at their time"
     )
     return found
+
+
+def _blocks(windows: Entry, start: int, stop: int, *arrays: str) -> Iterator[list[NDArray[Any]]]:
+    """Arrays of the windows [start, stop), block by block."""
+    for at in range(start, stop, _ROWS):
+        yield [windows.rows(name, at, min(at + _ROWS, stop)) for name in arrays]
 
 
 def _wrong_ends(
@@ -194,15 +194,15 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
             )
             continue
         found.checked += stop - first + end - begin
-        time, ends = evidence.windows.array("time"), evidence.windows.array("ends")
-        if stop > first and (latest := int(time[first:stop].max())) > cutoff:
+        latest = max((int(time.max()) for (time,) in _blocks(evidence.windows, first, stop, "time")), default=cutoff)
+        if latest > cutoff:
             found.faults.append(
                 f"{symbol} {recipe.base} at {format_time(latest)}: a training window is decided after training ends, "
                 f"{format_time(cutoff)}"
             )
         known = len(found.faults)
         if end > begin:
-            found.faults += _unpurged(symbol, recipe, evidence, time[begin:end], ends[begin:end], start)
+            found.faults += _unpurged(symbol, recipe, evidence, (begin, end), start)
         if len(found.faults) == known:
             found.faults += _other_ranges(symbol, recipe, evidence, (first, stop), (begin, end), cutoff, start)
     found.detail = (
@@ -222,13 +222,15 @@ def _other_ranges(
     start: int,
 ) -> Iterator[str]:
     """Windows that could be in a part and are not; the counts of bars tell, and they grow with the windows."""
-    time, ends = (evidence.array(evidence.windows, name) for name in ("time", "ends"))
-    stop = begin = bisect_right(time, cutoff)
-    for column, (name, length) in enumerate(recipe.seq_lens.items()):
-        early = evidence.count_by(name, "open_time", start, side="left")  # bars that open before validation
-        of_stream = ends[:, column]
-        begin = max(begin, bisect_left(range(len(time)), early + length, key=of_stream.__getitem__))
-    for part, found, expected in (("training", train, (0, stop)), ("validation", val, (begin, len(time)))):
+    windows = range(evidence.windows.shape("time")[0])
+    needed = [  # by stream, how many bars there are when as many as a window has open in validation
+        evidence.count_by(name, "open_time", start, side="left") + length for name, length in recipe.seq_lens.items()
+    ]
+    stop = bisect_right(windows, cutoff, key=lambda at: evidence.windows.rows("time", at, at + 1)[0])
+    begin = bisect_left(
+        windows, True, lo=stop, key=lambda at: bool((evidence.windows.rows("ends", at, at + 1)[0] >= needed).all())
+    )
+    for part, found, expected in (("training", train, (0, stop)), ("validation", val, (begin, len(windows)))):
         if found != expected:
             yield (
                 f"{symbol}: {part} takes windows {found[0]:,} to {found[1]:,}, where recipe and bars give "
@@ -236,15 +238,18 @@ def _other_ranges(
             )
 
 
-def _unpurged(
-    symbol: str, recipe: Recipe, evidence: Evidence, time: NDArray[np.int64], ends: NDArray[np.int32], start: int
-) -> Iterator[str]:
+def _unpurged(symbol: str, recipe: Recipe, evidence: Evidence, val: tuple[int, int], start: int) -> Iterator[str]:
+    fewest = []
+    for time, ends in _blocks(evidence.windows, *val, "time", "ends"):
+        at = ends.argmin(axis=0)
+        fewest.append((ends[at, range(len(at))], time[at]))
+    counts, times = (np.stack(of_blocks) for of_blocks in zip(*fewest, strict=True))
     for column, (name, length) in enumerate(recipe.seq_lens.items()):
-        at = int(ends[:, column].argmin())
-        begins = int(ends[at, column]) - length
+        block = int(counts[:, column].argmin())
+        begins = int(counts[block, column]) - length
         opened = int(evidence.bars[name].rows("open_time", begins, begins + 1)[0]) if begins >= 0 else start
         if opened < start:
             yield (
-                f"{symbol} {name} at {format_time(time[at])}: this validation window begins at {format_time(opened)}, "
-                f"before validation does, {format_time(start)}, so it shares bars with training"
+                f"{symbol} {name} at {format_time(times[block, column])}: this validation window begins at "
+                f"{format_time(opened)}, before validation does, {format_time(start)}, so it shares bars with training"
             )

@@ -68,30 +68,31 @@ def draw_moments(
 
 def _closing(evidence: Evidence, column: int, name: str, window: int) -> int:
     """The next window after `window` at which a bar of a timeframe has just closed."""
-    completed = int(evidence.array(evidence.windows, "ends")[window, column])
+    completed = int(evidence.windows.rows("ends", window, window + 1)[0, column])
     if not 0 <= completed < len(evidence.bars[name]):
         return window
     closed = int(evidence.bars[name].rows("close_time", completed, completed + 1)[0])
-    return int(np.searchsorted(evidence.array(evidence.windows, "time"), closed))
+    return int(np.searchsorted(evidence.windows.array("time"), closed))
 
 
 def check_moment(recipe: Recipe, evidence: Evidence, moment: Moment, rng: np.random.Generator) -> dict[str, list[str]]:
     """Make a window again from bars truncated, and from bars randomised, after its time; what differs, by check."""
-    t = int(evidence.array(evidence.windows, "time")[moment.window])
-    ends = dict(zip(recipe.timeframes, map(int, evidence.array(evidence.windows, "ends")[moment.window]), strict=True))
+    (t,), (row,) = (evidence.windows.rows(name, moment.window, moment.window + 1).tolist() for name in ("time", "ends"))
+    ends: dict[str, int] = dict(zip(recipe.timeframes, row, strict=True))
     whence = _beginnings(recipe, evidence, ends)
+    past = _past(recipe, evidence, t, whence)
     found = {}
     for check, what, futures in (
         ("truncation", "are cut off", {}),
         ("randomisation", "get other prices", _randomised_futures(recipe, evidence, t, rng)),
     ):
-        differences = list(_differences(recipe, evidence, t, ends, whence, _bars(recipe, evidence, t, whence, futures)))
+        differences = list(_differences(recipe, evidence, t, ends, whence, _bars(recipe, evidence, past, futures)))
         found[check] = [
             f"{moment.symbol} {name} at {format_time(t)}: the window changes when bars after it {what}: {difference}"
             for name, difference in differences
         ][:1]
     if any(found.values()):
-        whole = _bars(recipe, evidence, t, whence, _futures(recipe, evidence, t))
+        whole = _bars(recipe, evidence, past, _futures(recipe, evidence, t))
         for name, difference in _differences(recipe, evidence, t, ends, whence, whole):  # without any change, too
             what = f"{moment.symbol} {name} at {format_time(t)}: the window in the store is not what the bars give"
             return {check: [f"{what}: {difference}"] if faults else [] for check, faults in found.items()}
@@ -106,20 +107,39 @@ def _beginnings(recipe: Recipe, evidence: Evidence, ends: Mapping[str, int]) -> 
     }
 
 
-def _randomised_futures(recipe: Recipe, evidence: Evidence, t: int, rng: np.random.Generator) -> dict[str, list[Block]]:
+def _past(recipe: Recipe, evidence: Evidence, t: int, whence: Mapping[str, int]) -> dict[str, Block]:
+    """What each timeframe's bars from row `whence` on are made of, as far as it closed by t."""
+    opened = {name: int(evidence.bars[name].rows("open_time", row, row + 1)[0]) for name, row in whence.items()}
+    sources = {name: _source(recipe, evidence, name) for name in recipe.timeframes}
+    known = {}
+    for source in set(sources.values()):  # each is read once
+        earliest = min(opened[name] for name in sources if sources[name] == source)
+        start = evidence.count_by(source, "open_time", earliest, side="left")
+        known[source] = evidence.bars[source].between(start, evidence.count_by(source, "close_time", t))
+    return {
+        name: _cut(known[source], int(np.searchsorted(known[source].open_time, opened[name])), len(known[source].ohlc))
+        for name, source in sources.items()
+    }
+
+
+def _source(recipe: Recipe, evidence: Evidence, timeframe: str) -> str:
+    """The timeframe whose bars it is made of."""
+    return recipe.base if evidence.derived(timeframe) else timeframe
+
+
+def _randomised_futures(recipe: Recipe, evidence: Evidence, t: int, rng: np.random.Generator) -> dict[str, Block]:
     """Other bars after t."""
-    futures = _futures(recipe, evidence, t)
-    return {name: [_randomised(piece, rng) for piece in after] for name, after in futures.items()}
+    return {name: _randomised(after, rng) for name, after in _futures(recipe, evidence, t).items()}
 
 
-def _futures(recipe: Recipe, evidence: Evidence, t: int) -> dict[str, list[Block]]:
+def _futures(recipe: Recipe, evidence: Evidence, t: int) -> dict[str, Block]:
     """Bars after t of the series that come from files: until any bar in progress at t is long over."""
     longest = timeframe_ns(recipe.timeframes[-1])
     futures = {}
     for name in recipe.timeframes:
         if not evidence.derived(name):
             known = evidence.count_by(name, "close_time", t)
-            futures[name] = list(_pieces(evidence, name, known, known + 2 * longest // timeframe_ns(name) + 8))
+            futures[name] = evidence.bars[name].between(known, known + 2 * longest // timeframe_ns(name) + 8)
     return futures
 
 
@@ -131,19 +151,14 @@ def _randomised(bars: Block, rng: np.random.Generator) -> Block:
 
 
 def _bars(
-    recipe: Recipe, evidence: Evidence, t: int, whence: Mapping[str, int], futures: Mapping[str, list[Block]]
+    recipe: Recipe, evidence: Evidence, past: Mapping[str, Block], futures: Mapping[str, Block]
 ) -> dict[str, Block]:
-    """The bars of every timeframe from row `whence` on, were only those known that closed by t, and `futures` true."""
+    """The bars of every timeframe, of those of the past and the `futures` of the timeframe it is made of."""
     made = {}
     for name in recipe.timeframes:
-        derived, start = evidence.derived(name), whence[name]
-        source = recipe.base if derived else name
-        if derived:
-            opened = int(evidence.bars[name].rows("open_time", start, start + 1)[0])
-            start = evidence.count_by(source, "open_time", opened, side="left")
-        past = _pieces(evidence, source, start, evidence.count_by(source, "close_time", t))
-        blocks = [block for block in (*past, *futures.get(source, ())) if len(block.ohlc)]
-        made[name] = _joined(derive_bars(blocks, name, recipe.source.session) if derived else blocks)
+        source = _source(recipe, evidence, name)
+        blocks = [block for block in (past[name], futures.get(source)) if block and len(block.ohlc)]
+        made[name] = _joined(derive_bars(blocks, name, recipe.source.session) if source != name else blocks)
     return made
 
 
@@ -173,7 +188,7 @@ def _differences(
             continue
         made = _stream(evidence, name, _cut(bars[name], 0, end + 8))
         for array, values in made.items():
-            stored = evidence.array(evidence.streams[name], array)[ends[name] - length : ends[name]]
+            stored = evidence.streams[name].rows(array, ends[name] - length, ends[name])
             again = values[end - length : end]
             if stored.tobytes() != again.tobytes():
                 yield name, _difference(array, stored, again, _features(evidence, name).columns)
@@ -192,14 +207,6 @@ def _stream(evidence: Evidence, timeframe: str, bars: Block) -> dict[str, NDArra
 
 def _features(evidence: Evidence, timeframe: str) -> FeatureSet:
     return feature_set(evidence.streams[timeframe].manifest["feature_set"])
-
-
-def _pieces(evidence: Evidence, timeframe: str, start: int, stop: int) -> Iterator[Block]:
-    """Rows [start, stop) of a series, shard by shard, as they are mapped."""
-    for entry in evidence.bars[timeframe].entries:
-        whole = Block(*(evidence.array(entry, name) for name in _NAMES))
-        yield _cut(whole, max(start, 0), max(stop, 0))
-        start, stop = start - len(whole.ohlc), stop - len(whole.ohlc)
 
 
 _NAMES = ("open_time", "close_time", "ohlc")

@@ -16,11 +16,11 @@ def base_rows(base: BarSeries, bars: BarSeries) -> NDArray[np.int32]:
         for side, name in enumerate(("open_time", "close_time")):
             edges[start:stop, side] = bars.rows(name, start, stop)
     rows = np.full(edges.shape, len(base), np.int32)
-    for side in (0, 1):
-        low = 0
-        for start, stop in base.ranges():
-            opened = base.rows("open_time", start, stop)
+    low = [0, 0]
+    for start, stop in base.ranges():
+        opened = base.rows("open_time", start, stop)
+        for side in (0, 1):
             high = int(np.searchsorted(edges[:, side], opened[-1], side="right"))
-            rows[low:high, side] = start + np.searchsorted(opened, edges[low:high, side], side="left")
-            low = high
+            rows[low[side] : high, side] = start + np.searchsorted(opened, edges[low[side] : high, side], side="left")
+            low[side] = high
     return rows

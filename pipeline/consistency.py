@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cache.recipe import Session
 from cache.timeframes import format_time, timeframe_ns
@@ -63,7 +62,7 @@ def consistency(base: BarSeries, given: BarSeries, timeframe: str, session: Sess
     for block in derive_bars(base.blocks(), timeframe, session):
         derived_count += len(block.close_time)
         first, last = int(block.close_time[0]) - length, int(block.close_time[-1]) + length
-        nearby = _rows(given, given.completed_by(first - 1), given.completed_by(last))
+        nearby = given.between(given.completed_by(first - 1), given.completed_by(last))
         for one in pairs.values():
             one.add(block, nearby)
     same = pairs[0]
@@ -111,10 +110,3 @@ def describe(report: dict[str, Any], symbol: str) -> str:
             f"{'beginnings' if earlier else 'ends'}"
         )
     return line
-
-
-def _rows(series: BarSeries, start: int, stop: int) -> Block:
-    if stop <= start:
-        return Block(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
-    arrays: list[NDArray[Any]] = [series.rows(name, start, stop) for name in ("open_time", "close_time", "ohlc")]
-    return Block(*arrays)

@@ -1,6 +1,8 @@
 """Which files a recipe's `files` values mean."""
 
+import errno
 import glob
+import os
 import re
 import stat
 from pathlib import Path
@@ -26,7 +28,7 @@ def find_files(data_dir: Path, pattern: str) -> list[Path]:
     """The files that a recipe's `files` value means: a file, a directory of them, or a glob. Sorted by name.
 
     Of a directory, the files named as parquet, Arrow or text are taken (`SUFFIXES`). Raises SourceError when there is
-    none, and for what is no regular file.
+    none, and for what is no regular file, and OSError for a folder that must not be looked into.
     """
     path = data_dir / pattern
     found = [path] if path.is_file() else _expanded(_matches(data_dir, pattern))
@@ -39,7 +41,8 @@ def find_by_symbol(data_dir: Path, pattern: str) -> dict[str, list[Path]]:
     """The files of every symbol, for a pattern such as `{symbol}/m1.parquet` or `{symbol}_m1_*.csv`.
 
     `{symbol}` stands once in it, for any text but `/`; the rest is as for `find_files`. Symbols and their files are
-    sorted. Raises SourceError when nothing matches, and for what is no regular file.
+    sorted. Raises SourceError when nothing matches, and for what is no regular file, and OSError for a folder that must
+    not be looked into.
     """
     path = data_dir / pattern
     if pattern.count(_SYMBOL) != 1:
@@ -72,6 +75,17 @@ def check_regular(path: Path) -> None:
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
+    """What a pattern matches. Raises OSError for a closed folder on the way, which a glob passes over."""
+    parts = pattern.split("/")
+    for n, part in enumerate(parts):
+        listed = glob.has_magic(part) or (n and parts[n - 1] == "**")
+        for folder in _glob(root, "/".join(parts[:n]) or "/") if n else [root]:
+            if part and folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK if listed else os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return _glob(root, pattern)
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
     return [
         root / match
         for match in glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute ones

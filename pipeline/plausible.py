@@ -110,17 +110,20 @@ def _weekends(base: BarSeries, length: int) -> Iterator[_Weekend]:
     """The closures that lie wholly between the first and the last bar."""
     day = datetime.fromtimestamp(base.first_open / 1e9, NEW_YORK).date()
     friday = day + timedelta(days=(4 - day.weekday()) % 7)
-    opened = [entry.array("open_time") for entry in base.entries]
-    while True:
-        closes, opens = (_instant(friday + timedelta(days=n)) for n in (0, 2))
-        if opens >= base.last_close:
-            return
-        if closes > base.first_open:
-            near = [
-                array[slice(*np.searchsorted(array, [closes - 13 * HOUR_NS, opens + 13 * HOUR_NS]))] for array in opened
-            ]
-            yield _Weekend(closes, opens, np.concatenate(near), length)
+    closures = []
+    while (opens := _instant(friday + timedelta(days=2))) < base.last_close:
+        if (closes := _instant(friday)) > base.first_open:
+            closures.append((closes, opens))
         friday += timedelta(days=7)
+    around = np.array(closures, np.int64).reshape(-1, 2) + np.array([-13, 13]) * HOUR_NS
+    near: list[list[NDArray[np.int64]]] = [[] for _ in closures]
+    for start, stop in base.ranges():
+        opened = base.rows("open_time", start, stop)
+        for number, (first, last) in enumerate(np.searchsorted(opened, around).tolist()):
+            if last > first:
+                near[number].append(opened[first:last].copy())
+    for (closes, opens), parts in zip(closures, near, strict=True):
+        yield _Weekend(closes, opens, np.concatenate([np.empty(0, np.int64), *parts]), length)
 
 
 def _instant(day: date) -> int:

@@ -56,7 +56,14 @@ class BarSeries:
     def blocks(self) -> Iterator[Block]:
         """The bars themselves, in the same ranges."""
         for start, stop in self.ranges():
-            yield Block(*(self.rows(name, start, stop) for name in ("open_time", "close_time", "ohlc")))
+            yield self.between(start, stop)
+
+    def between(self, start: int, stop: int) -> Block:
+        """The bars [start, stop), as far as there are any."""
+        stop = min(stop, len(self))
+        if start >= stop:
+            return Block(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
+        return Block(*(self.rows(name, start, stop) for name in ("open_time", "close_time", "ohlc")))
 
     def completed_by(self, instant: int) -> int:
         """Number of bars that closed at or before `instant` (ns UTC)."""

@@ -1,3 +1,4 @@
+import os
 import subprocess
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test a core, and PyTorch's threads would wait for each other
 settings.register_profile("headstart", deadline=None)  # the machine may be busy with something else
 settings.load_profile("headstart")
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,14 +138,14 @@ def test_a_store_without_permission_to_write(tmp_path: Path, simulated_dir: Path
 
 
 @contextmanager
-def closed(folder: Path) -> Iterator[None]:
-    """Nobody may look into a folder, or a file."""
-    mode = folder.stat().st_mode
-    folder.chmod(0)
+def closed(folder: Path, mode: int = 0) -> Iterator[None]:
+    """Nobody may look into a folder, or a file; or only as `mode` permits."""
+    before = folder.stat().st_mode
+    folder.chmod(mode)
     try:
         yield
     finally:
-        folder.chmod(mode)
+        folder.chmod(before)
 
 
 def unprivileged(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -227,6 +228,55 @@ def test_a_source_without_permission_to_read(tmp_path: Path, simulated_dir: Path
         [*without_privileges(), ROOT / "bin/build-cache", *options], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (1, f"\nerror: {source}: permission denied\n")
+
+
+FIND = """
+import sys
+from pathlib import Path
+from pipeline.files import find_by_symbol, find_files
+find = find_by_symbol if "{symbol}" in sys.argv[2] else find_files
+try:
+    print(find(Path(sys.argv[1]), sys.argv[2]))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "forbidden", "mode"),
+    [
+        ("{symbol}/m1.parquet", "EURUSD", 0o000),
+        ("{symbol}/m1.parquet", "EURUSD", 0o600),
+        ("{symbol}/m*.parquet", "EURUSD", 0o300),
+        ("{symbol}/*/m1.parquet", "EURUSD/2024", 0o000),
+        ("{symbol}_m1.parquet", ".", 0o300),
+        ("*/m1.parquet", "EURUSD", 0o000),
+        ("**/m1.parquet", "EURUSD", 0o300),
+    ],
+)
+def test_a_folder_of_sources_that_is_closed_is_not_passed_over(tmp_path: Path, pattern: str, forbidden: str, mode: int):
+    for name in ("EURUSD/2024", "GBPUSD/2024"):
+        (tmp_path / name).mkdir(parents=True)
+        for place in (tmp_path / name, (tmp_path / name).parent):
+            (place / "m1.parquet").touch()
+    for root, pattern_ in ((tmp_path, pattern), (Path("/"), f"{tmp_path}/{pattern}")):
+        with closed(tmp_path / forbidden, mode):
+            done = subprocess.run(
+                [*without_privileges(), sys.executable, "-c", FIND, root, pattern_],
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+            )
+        assert done.stdout == f"[Errno 13] Permission denied: '{tmp_path / forbidden}'\n", done.stderr
+
+
+def test_a_folder_of_sources_that_may_be_entered_will_do(tmp_path: Path):
+    (tmp_path / "EURUSD").mkdir()
+    (tmp_path / "EURUSD/m1.parquet").touch()
+    with closed(tmp_path / "EURUSD", 0o100):
+        found = [*without_privileges(), sys.executable, "-c", FIND, tmp_path, "{symbol}/m1.parquet"]
+        done = subprocess.run(found, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("{'EURUSD': "), done.stderr
 
 
 # --- sources that change

@@ -1,7 +1,11 @@
 """Entries, refs and damage for the tests of the store."""
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,32 @@ from cache.keys import Components
 from cache.layout import ArraySpec, group_metadata, metadata_bytes
 from cache.seal import canonical_json, sealed, unsealed
 from cache.writer import EntryWriter
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def child(code: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Another Python process to talk with, which does not outlive the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """The next line that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def make(store: Path, stage: str, name: str, inputs: dict[str, Any], rows: int = 0) -> str:

@@ -1,7 +1,5 @@
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +12,8 @@ from cache.contents import is_held, is_locked, lock_path
 from cache.keys import Components
 from cache.locks import building, entry_lock, removing
 from cache.reader import StoreError
+from tests.unit.cache.making import child, said
 
-ROOT = Path(__file__).parents[3]
 COMPONENTS = Components("bars", 1, {}, {})
 HOLDER = """
 import sys
@@ -35,27 +33,11 @@ print("done", flush=True)
 @contextmanager
 def holder(store: Path, how: str, wait: bool = True) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a lock until it is sent a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, store, how],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
+    with child(HOLDER, store, how) as process:
         assert said(process) == "ready"
         if wait:
             assert said(process) == "held"
         yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def test_builders_share_a_store(tmp_path: Path):

@@ -1,11 +1,8 @@
 import hashlib
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,8 @@ from cache.locks import entry_lock
 from cache.reader import Entry, StoreError, entry_exists, open_entry
 from cache.seal import unsealed
 from cache.writer import EntryWriter
+from tests.unit.cache.making import child, said
 
-ROOT = Path(__file__).parents[3]
 COMPONENTS = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
 TIME = ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES)
 SPECS = [
@@ -242,30 +239,8 @@ print("built" if wanted else "found", flush=True)
 """
 
 
-@contextmanager
-def builder(store: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that builds the entry, and goes on half-way when it is sent a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILDER, store],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 def test_two_processes_build_an_entry_once(tmp_path: Path):
-    with builder(tmp_path) as first, builder(tmp_path) as second:
+    with child(BUILDER, tmp_path) as first, child(BUILDER, tmp_path) as second:
         assert said(first) == "ready"
         assert said(second) == "ready"
         for process in (first, second):  # one holds the lock until it is told to go on, and the other waits for it
@@ -283,13 +258,13 @@ def test_two_processes_build_an_entry_once(tmp_path: Path):
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
-    with builder(tmp_path) as process:
+    with child(BUILDER, tmp_path) as process:
         assert [said(process), said(process)] == ["ready", "locked"]
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     left = [path.name for path in (tmp_path / "bars").iterdir()]
     assert left == [f".{COMPONENTS.key}.partial"]
-    with builder(tmp_path) as process:
+    with child(BUILDER, tmp_path) as process:
         out, _ = process.communicate("go on\n", timeout=20)
         assert out.split() == ["ready", "locked", "built"]
     assert [path.name for path in (tmp_path / "bars").iterdir()] == [COMPONENTS.key]

@@ -73,8 +73,8 @@ def joined(blocks: Iterator[Block] | list[Block]) -> Block:
 
 
 @dataclass
-class MemorySeries:
-    """A series as pipeline.series.BarSeries is one, of bars in memory and in blocks of any size."""
+class MemorySeries(BarSeries):
+    """A series of bars in memory and in blocks of any size."""
 
     bars: Block
     block_rows: int = 7

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cache.reader import Dataset, open_dataset
+from cache.reader import Dataset, Entry, open_dataset
 from cache.recipe import Session
 from configs.errors import UserError
+from pipeline import certify_checks
 from pipeline.bars import Block
 from pipeline.build import build
 from pipeline.certify import certificate_error, certify, evidence_of
@@ -22,6 +23,7 @@ from pipeline.certify_checks import (
     Finding,
     _session_end,
     _wrong_ends,
+    check_completion,
     check_purge,
     end_of_training,
 )
@@ -35,7 +37,6 @@ from tests.unit.pipeline.making import (
     MINUTE,
     MONDAY,
     MemorySeries,
-    joined,
     make_recipe,
     quiet,
     random_ohlc,
@@ -66,6 +67,16 @@ def made(store: Path) -> tuple[Dataset, Path]:
 
 FEATURES = FEATURE_SETS["price"]
 RECIPE = make_recipe("source.files={m1: '{symbol}.parquet'}", *SETTINGS)
+
+
+@dataclass(frozen=True)
+class Changed(Entry):
+    """An entry some of whose arrays hold something else."""
+
+    changed: dict[str, np.ndarray]
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self.changed[name][start:stop] if name in self.changed else super().rows(name, start, stop)
 
 
 def copied(splits: dict[str, Any]) -> dict[str, Any]:
@@ -180,13 +191,13 @@ def test_what_is_stored_is_compared_to_the_byte(made: tuple[Dataset, Path]):
     for column, (name, length) in enumerate(RECIPE.seq_lens.items()):
         for array, words in (("values", "log_range of"), ("close", "close of"), ("close_time", "close_time of")):
             for bar in (0, length - 1):
-                changed = evidence_of(dataset, store)["A"]
-                row = changed.array(changed.streams[name], array)[ends[column] - length + bar]  # a private map
-                if array == "values":
-                    row[4] = np.nextafter(row[4], np.float32(9))
-                else:
-                    changed.array(changed.streams[name], array)[ends[column] - length + bar] += 1
-                for check, faults in check_moment(RECIPE, changed, Moment("A", 777), rng).items():
+                stream = evidence.streams[name]
+                changed = stream.array(array)  # a private map
+                at = (ends[column] - length + bar, 4) if array == "values" else ends[column] - length + bar
+                changed[at] = np.nextafter(changed[at], np.float32(9)) if array == "values" else changed[at] + 1
+                other = Changed(stream.path, stream.manifest, {array: changed})
+                forged = replace(evidence, streams={**evidence.streams, name: other})
+                for check, faults in check_moment(RECIPE, forged, Moment("A", 777), rng).items():
                     (fault,) = faults
                     assert fault.startswith(f"A {name} at 2024-01-0"), (check, fault)
                     which = "its last bar" if bar == length - 1 else f"its bar {bar + 1} of {length}"
@@ -215,7 +226,26 @@ def test_a_beginning_hides_the_rest():
     np.testing.assert_array_equal(seen.rows("close_time", 5, 20), np.arange(6, 13))
 
 
-def test_any_window_out_of_its_part_is_told(made: tuple[Dataset, Path]):
+def test_windows_out_of_order_are_told_where_blocks_meet_too(
+    made: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+):
+    dataset, store = made
+    symbols = evidence_of(dataset, store)
+    monkeypatch.setattr(certify_checks, "_ROWS", 100)
+    assert check_completion(RECIPE, symbols).faults == []
+    windows = symbols["B"].windows
+    for at in (150, 199):
+        time = windows.array("time")
+        time[at + 1] = time[at]
+        forged = replace(symbols["B"], windows=Changed(windows.path, windows.manifest, {"time": time}))
+        assert (
+            "B: the windows are not in order of their decision times" in check_completion(RECIPE, {"B": forged}).faults
+        )
+
+
+@pytest.mark.parametrize("block", [100, 100_000])
+def test_any_window_out_of_its_part_is_told(made: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch, block: int):
+    monkeypatch.setattr(certify_checks, "_ROWS", block)
     dataset, store = made
     symbols, start = evidence_of(dataset, store), dataset.splits["val"]["from"]
     assert check_purge(RECIPE, symbols, dataset.splits, start).faults == []
@@ -288,7 +318,7 @@ def test_the_future_is_another_one_from_the_first_bar_on(made: tuple[Dataset, Pa
     found = []
     for seed in range(20):
         t = int(closes[1000 + seed])
-        future = joined(_randomised_futures(RECIPE, evidence, t, np.random.default_rng(seed))["m1"])
+        future = _randomised_futures(RECIPE, evidence, t, np.random.default_rng(seed))["m1"]
         rows = np.searchsorted(closes, future.close_time)
         assert rows[0] > 1000 + seed
         assert future.close_time[-1] >= t + 2 * HOUR  # the hour in progress is over

@@ -11,18 +11,11 @@ from cache.recipe import Session
 from pipeline.bars import Block
 from pipeline.consistency import consistency, describe
 from pipeline.derive import derive_bars
-from tests.unit.pipeline.making import DAY, HOUR, MINUTE, MONDAY, MemorySeries, in_blocks, joined, random_ohlc
+from tests.unit.pipeline.making import DAY, HOUR, MINUTE, MONDAY, MemorySeries, joined, random_ohlc
 
 PRICES = ["open", "high", "low", "close"]
 LENGTHS = {"m5": 5 * MINUTE, "h1": HOUR, "d": DAY}
 SESSION = Session(tz="America/New_York", at="17:00")
-
-
-class Series(MemorySeries):
-    """A series whose base bars also come as blocks."""
-
-    def blocks(self):
-        yield from in_blocks(self.bars, list(range(0, len(self), self.block_rows)))
 
 
 def base_bars(rows: int, seed: int, gaps: float = 0.1) -> Block:
@@ -40,7 +33,7 @@ def cut(bars: Block, rows: Any) -> Block:
 
 
 def report(base: Block, given: Block, timeframe: str, session: Session | None = None, block_rows: int = 97) -> dict:
-    return consistency(Series(base, block_rows), Series(given, block_rows), timeframe, session)
+    return consistency(MemorySeries(base, block_rows), MemorySeries(given, block_rows), timeframe, session)
 
 
 def counts(found: dict) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pipeline.bars import Block
 from pipeline.plausible import is_currency_pair, warnings
 from pipeline.series import BarSeries
 from pipeline.simulate import simulate_bars
-from tests.unit.pipeline.making import DAY, HOUR, MINUTE, store_bars
+from tests.unit.pipeline.making import DAY, HOUR, MINUTE, MemorySeries
 
 BARS = Path(__file__).parents[3].parent / "shared" / "data" / "bars"
 real = pytest.mark.skipif(not BARS.is_dir(), reason=f"{BARS} is not there")
@@ -30,9 +30,9 @@ def test_no_currency_pairs(name: str):
     assert not is_currency_pair(name)
 
 
-def stored(folder: Path, opened: np.ndarray, length: int = MINUTE) -> BarSeries:
-    """Bars in the store, of prices that nobody looks at."""
-    return store_bars(folder, Block(opened, opened + length, np.ones((len(opened), 4))))
+def series(opened: np.ndarray, length: int = MINUTE) -> BarSeries:
+    """Bars of prices that nobody looks at, in blocks that end anywhere in a week."""
+    return MemorySeries(Block(opened, opened + length, np.ones((len(opened), 4))), 1000)
 
 
 def week_minutes(
@@ -45,8 +45,8 @@ def week_minutes(
 
 @pytest.mark.parametrize("late", [-12, -9, -5, -1, 1, 2, 7, 12])
 @pytest.mark.parametrize("first", ["2024-01-07", "2024-06-02", "2024-03-03"])
-def test_a_week_that_begins_and_ends_at_another_hour_is_told(tmp_path: Path, late: int, first: str):
-    (text,) = warnings("EURUSD", stored(tmp_path, week_minutes(5, late, first)))
+def test_a_week_that_begins_and_ends_at_another_hour_is_told(late: int, first: str):
+    (text,) = warnings("EURUSD", series(week_minutes(5, late, first)))
     bars = 60 * abs(late) - 30
     assert text.startswith(
         f"EURUSD: {4 * bars:,} bars lie where the currency market is closed, between Friday 17:00 and Sunday 17:00 New "
@@ -60,46 +60,46 @@ def test_a_week_that_begins_and_ends_at_another_hour_is_told(tmp_path: Path, lat
 
 
 @pytest.mark.parametrize("late", [0, 0.4, -0.4])
-def test_half_an_hour_is_no_reason_to_warn(tmp_path: Path, late: float):
-    assert warnings("EURUSD", stored(tmp_path, week_minutes(30, late))) == []
+def test_half_an_hour_is_no_reason_to_warn(late: float):
+    assert warnings("EURUSD", series(week_minutes(30, late))) == []
 
 
-def test_names_decide_and_so_does_the_length_of_bars(tmp_path: Path):
+def test_names_decide_and_so_does_the_length_of_bars():
     opened = week_minutes(5, 3)
-    assert warnings("XAUUSD", stored(tmp_path / "a", opened)) == []
-    assert len(warnings("EURUSD", stored(tmp_path / "b", opened[::60], HOUR))) == 1
-    assert warnings("EURUSD", stored(tmp_path / "c", opened[::240], 4 * HOUR)) == []
+    assert warnings("XAUUSD", series(opened)) == []
+    assert len(warnings("EURUSD", series(opened[::60], HOUR))) == 1
+    assert warnings("EURUSD", series(opened[::240], 4 * HOUR)) == []
     days = np.arange(19_730, 19_800) * DAY  # every UTC day, Sundays too
-    assert warnings("EURUSD", stored(tmp_path / "d", days, DAY)) == []
+    assert warnings("EURUSD", series(days, DAY)) == []
 
 
-def test_fixed_offsets_are_told_when_they_are_wrong_half_the_year(tmp_path: Path):
+def test_fixed_offsets_are_told_when_they_are_wrong_half_the_year():
     """New York's wall clock plus five hours: right in winter, an hour late in summer."""
     local = pd.DatetimeIndex(week_minutes(52, 0), tz="UTC").tz_convert("America/New_York").tz_localize(None)
-    (text,) = warnings("EURUSD", stored(tmp_path / "year", (local + pd.Timedelta(hours=5)).as_unit("ns").asi8))
+    (text,) = warnings("EURUSD", series((local + pd.Timedelta(hours=5)).as_unit("ns").asi8))
     summer = [
         one for one in pd.date_range("2024-01-12 17:00", periods=51, freq="7D", tz="America/New_York") if one.dst()
     ]
     assert f"in {len(summer)} of 51 weekends" in text
     assert "seem to be 1 hour too late" in text
     winter = local[: 10 * 7200]
-    assert warnings("EURUSD", stored(tmp_path / "winter", (winter + pd.Timedelta(hours=5)).as_unit("ns").asi8)) == []
+    assert warnings("EURUSD", series((winter + pd.Timedelta(hours=5)).as_unit("ns").asi8)) == []
 
 
 @pytest.mark.parametrize(("inside", "told"), [(3, False), (4, True), (5, True), (8, True)])
-def test_it_takes_half_of_the_weekends(tmp_path: Path, inside: int, told: bool):
+def test_it_takes_half_of_the_weekends(inside: int, told: bool):
     extra = [week_minutes(1, 0, "2024-01-07")[-1] + (31 + 7 * 1440 * week) * MINUTE for week in range(inside)]
     opened = np.sort(np.concatenate([week_minutes(9, 0), extra]))
-    assert bool(warnings("EURUSD", stored(tmp_path, opened))) == told
+    assert bool(warnings("EURUSD", series(opened))) == told
 
 
-def test_one_weekend_must_do_where_there_is_one(tmp_path: Path):
-    assert len(warnings("EURUSD", stored(tmp_path / "two", week_minutes(2, 1)))) == 1
-    assert warnings("EURUSD", stored(tmp_path / "one", week_minutes(1, 1))) == []
+def test_one_weekend_must_do_where_there_is_one():
+    assert len(warnings("EURUSD", series(week_minutes(2, 1)))) == 1
+    assert warnings("EURUSD", series(week_minutes(1, 1))) == []
 
 
-def test_what_no_shift_puts_right_is_told_as_such(tmp_path: Path):
-    (text,) = warnings("EURUSD", stored(tmp_path, np.arange(1_704_672_000, 1_707_000_000, 60) * 10**9))
+def test_what_no_shift_puts_right_is_told_as_such():
+    (text,) = warnings("EURUSD", series(np.arange(1_704_672_000, 1_707_000_000, 60) * 10**9))
     assert text.endswith(
         "No whole number of hours puts that right; are these quotes of another market, or filled gaps?"
     )
@@ -109,8 +109,8 @@ def test_what_no_shift_puts_right_is_told_as_such(tmp_path: Path):
 def test_simulated_currencies_pass(tmp_path: Path, seed: int):
     simulate_bars(tmp_path / "bars.parquet", 60_000, seed, lambda written: None)
     opened = ns(pd.read_parquet(tmp_path / "bars.parquet")["timestamp"])
-    assert warnings("EURUSD", stored(tmp_path / "honest", opened)) == []
-    assert "1 hour too late" in warnings("EURUSD", stored(tmp_path / "late", opened + HOUR))[0]
+    assert warnings("EURUSD", series(opened)) == []
+    assert "1 hour too late" in warnings("EURUSD", series(opened + HOUR))[0]
 
 
 def ns(times: pd.Series) -> np.ndarray:
@@ -119,21 +119,21 @@ def ns(times: pd.Series) -> np.ndarray:
 
 @real
 @pytest.mark.parametrize("name", ["audusd", "usdcad"])
-def test_real_pairs_an_hour_off_in_summer(tmp_path: Path, name: str):
+def test_real_pairs_an_hour_off_in_summer(name: str):
     opened = ns(pd.read_parquet(BARS / f"{name}_m1.parquet")["timestamp"])
-    (text,) = warnings(name.upper(), stored(tmp_path / "as_is", opened))
+    (text,) = warnings(name.upper(), series(opened))
     assert "The time stamps seem to be 1 hour too late." in text
-    assert warnings(name.upper(), stored(tmp_path / "back", opened - HOUR)) == []
+    assert warnings(name.upper(), series(opened - HOUR)) == []
 
 
 @real
-def test_real_bars_of_other_markets_pass(tmp_path: Path):
+def test_real_bars_of_other_markets_pass():
     silver = pd.to_datetime(pd.read_csv(BARS / "xagusd_h1.csv", sep="\t")["Time"], utc=True)
-    assert warnings("XAGUSD", stored(tmp_path / "silver", ns(silver), HOUR)) == []
-    assert warnings("EURUSD", stored(tmp_path / "fx", ns(silver), HOUR)) == []  # true UTC, and the same week
+    assert warnings("XAGUSD", series(ns(silver), HOUR)) == []
+    assert warnings("EURUSD", series(ns(silver), HOUR)) == []  # true UTC, and the same week
     sse = pd.read_parquet(BARS / "sse_composite_m1.parquet")["timestamp"]
-    assert warnings("SSE", stored(tmp_path / "sse", ns(sse) - MINUTE)) == []
+    assert warnings("SSE", series(ns(sse) - MINUTE)) == []
     crypto = pd.read_parquet(BARS / "crypto_h1_venues.parquet")
     for (venue, coin), frame in crypto.groupby(["venue", "coin"]):
         opened = np.unique(ns(pd.to_datetime(frame["timestamp"], utc=True)))
-        assert warnings(f"{venue}-{coin}", stored(tmp_path / f"{venue}-{coin}", opened, HOUR)) == []
+        assert warnings(f"{venue}-{coin}", series(opened, HOUR)) == []
