@@ -25,7 +25,7 @@ from cache.keys import Components
 from cache.layout import FORMAT, STAGES, ArraySpec, array_spec, chunk_rows, group_metadata, metadata_bytes
 from cache.members import Members, Span
 from cache.reader import Entry
-from cache.recipe import Recipe
+from cache.recipes import validate_recipe
 from cache.schema import entry_fault, fault, stage_fault
 from cache.seal import sealed, unsealed
 
@@ -77,15 +77,26 @@ def read_archive(path: Path, file: BinaryIO) -> Archive:
     """Check everything but the numbers, and find out where they are. Raises StoreError naming file and member."""
     members = Members(path, file)
     ref, seals = _read_index(members)
-    entries = [_read_entry(members, one, seal) for one, seal in seals.items()]
+    entries = []
+    for one, seal in seals.items():
+        entries.append(read_entry(members, one))
+        if sealed(entries[-1].manifest)["md5"] != seal:
+            raise members.wrong(f"{'/'.join(one)}/zarr.json", f"it is not the manifest that {INDEX} lists")
     members.end()
     known = {one.id: Entry(Path(*one.id), one.manifest) for one in entries}
-    needed = closure(("datasets", ref["dataset"]), known)
-    for one in in_order(needed - known.keys())[:1]:
-        raise members.wrong(INDEX, f"{'/'.join(one)} is missing, which the dataset was made from")
-    for one in in_order(known.keys() - needed)[:1]:
-        raise members.wrong(INDEX, f"the dataset was not made from {'/'.join(one)}")
+    if wrong := closure_fault(ref["dataset"], known):
+        raise members.wrong(INDEX, wrong)
     return Archive(ref, entries)
+
+
+def closure_fault(dataset: str, known: Mapping[Id, Entry]) -> str:
+    """What a dataset was made from and is not known, or is known and it was not made from; "" for nothing."""
+    needed = closure(("datasets", dataset), known)
+    for one in in_order(needed - known.keys())[:1]:
+        return f"{'/'.join(one)} is missing, which the dataset was made from"
+    for one in in_order(known.keys() - needed)[:1]:
+        return f"the dataset was not made from {'/'.join(one)}"
+    return ""
 
 
 def index_bytes(ref: Mapping[str, Any], seals: Mapping[Id, str]) -> bytes:
@@ -114,7 +125,7 @@ def in_order(ids: set[Id]) -> list[Id]:
 def ref_fault(ref: Mapping[str, Any]) -> str:
     """What keeps a ref from being that of an archive; "" for nothing."""
     try:
-        recipe = Recipe.model_validate(ref["recipe"])
+        recipe = validate_recipe(ref["recipe"])
     except ValidationError as error:
         first = error.errors()[0]
         return f"recipe.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
@@ -173,7 +184,8 @@ def _read_index(members: Members) -> tuple[dict[str, Any], dict[Id, str]]:
     return ref, seals
 
 
-def _read_entry(members: Members, one: Id, seal: str) -> PackedEntry:
+def read_entry(members: Members, one: Id) -> PackedEntry:
+    """The members of an entry, which come next, all but the numbers checked. Raises ArchiveError."""
     folder = "/".join(one)
     name = f"{folder}/zarr.json"
     data = members.content(name, JSON_BYTES)
@@ -182,8 +194,8 @@ def _read_entry(members: Members, one: Id, seal: str) -> PackedEntry:
         manifest = unsealed(group.get("attributes") if isinstance(group, dict) else None)
         if wrong := manifest_fault(manifest, one):
             raise ValueError(wrong)
-        if manifest_bytes(manifest) != data or sealed(manifest)["md5"] != seal:
-            raise ValueError(f"it is not the manifest that {INDEX} lists, or not written as this version writes it")
+        if manifest_bytes(manifest) != data:
+            raise ValueError("it is not written as this version writes it")
     except (ValueError, RecursionError) as error:
         raise members.wrong(name, str(error)) from None
     entry = PackedEntry(manifest)

@@ -19,7 +19,7 @@ from pcodec import ChunkConfig, standalone
 from cache.layout import ArraySpec, array_metadata, chunk_rows, padded_rows
 
 LEVEL = 8
-DTYPES = ("|i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")
+DTYPES = ("|u1", "|i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")
 _CONFIG = ChunkConfig(compression_level=LEVEL, enable_8_bit=True)
 _OVERHEAD = 64  # bytes that numbers without any pattern may grow by
 

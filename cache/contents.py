@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.files import in_words, listing
-from cache.layout import STAGES
+from cache.layout import SOURCES, STAGES
 from cache.reader import Entry, StoreError, open_entry
 from cache.uses import read_uses
 
@@ -72,9 +72,10 @@ def inputs(entry: Entry) -> list[Id]:
             for keys in named.values()
             for one in [("windows", keys["windows"]), *(("streams", key) for key in keys["streams"].values())]
         ]
-    if stage == "bars":  # of a file, or derived from other bars
+    if stage in SOURCES:  # of a file, or derived from other bars
         return [("bars", key) for key in named.get("bars", [])]
-    return list(dict.fromkeys(("bars", key) for keys in named.values() for key in keys))
+    made_of = ((name if name in STAGES else "bars", key) for name, keys in named.items() for key in keys)
+    return list(dict.fromkeys(made_of))
 
 
 def closure(root: Id, entries: Mapping[Id, Entry]) -> set[Id]:

@@ -6,17 +6,19 @@ from typing import Any
 from cache.keys import Components
 from cache.reader import Entry
 
+_SAME = ("kind", "timeframe")  # fields without which entries have nothing in common
+
 
 def nearest(wanted: Components, entries: Iterable[Entry]) -> tuple[Entry, list[str]] | None:
     """The entry that differs least, the first of equals, and the differences as `field old → new`.
 
-    None where no entry is of the same stage and timeframe.
+    None where no entry is of the same stage, kind and timeframe.
     """
     compared = [
         (entry, list(differences(entry.manifest["components"], wanted.as_dict())))
         for entry in entries
         if entry.path.parent.name == wanted.stage
-        and entry.manifest["components"]["fields"].get("timeframe") == wanted.fields.get("timeframe")
+        and all(entry.manifest["components"]["fields"].get(name) == wanted.fields.get(name) for name in _SAME)
     ]
     return min(compared, key=lambda one: len(one[1]), default=None)
 
@@ -57,13 +59,17 @@ def _inputs(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
             streams = new[symbol]["streams"]
             parts += [f"stream {name}" for name in streams if streams[name] != old[symbol]["streams"].get(name)]
             yield f"{symbol} has other entries: {', '.join(parts) or 'fewer streams'}"
-    elif stage == "windows":
+    elif stage == "windows" and "recordings" not in new:
         changed = [name for name in new if list(old.get(name, ())) != list(new[name])]
         if changed:
             yield f"other bars of {', '.join(changed)}"
     else:
         words = {
             "content": "new file",
+            "span": "another part of the file",
+            "recordings": "other recordings",
+            "streams": "other values before they were normalised",
+            "windows": "other labels or folds",
             "rows": "another symbol of the file",
             "bars": "other bars",
             "base": "other base bars",

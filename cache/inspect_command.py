@@ -14,6 +14,7 @@ from cache.contents import read_diary
 from cache.files import in_words
 from cache.reader import Dataset, StoreError, check_store, open_dataset, read_ref
 from cache.show import describe, show_lines
+from cache.show_sequences import describe_sequences, sequence_lines
 from cache.stats import Amount, DatasetAmount, Stats, diary_of, last_used, open_refs, store_stats
 from cache.tables import age, mb, table
 
@@ -89,16 +90,16 @@ def list_command(store: Path, as_json: bool) -> None:
 def show_command(name: str, store: Path, as_json: bool) -> None:
     """Show one dataset.
 
-    Its windows, splits and features, how its sources were understood and what was repaired in them, what was checked,
-    and where its entries lie.
+    Its windows, splits or folds and features, how its sources were understood and what was repaired in them, what was
+    checked, and where its entries lie.
     """
     check_store(store)  # a missing store is a plainer fault than a missing dataset
     dataset, ref = open_dataset(store, name), read_ref(store, name)
     used = last_used(ref, read_diary(store).last)
     if as_json:
-        print_json(describe(dataset, store, ref["updated"], used))
+        print_json((describe_sequences if dataset.folds else describe)(dataset, store, ref["updated"], used))
     else:
-        click.echo("\n".join(show_lines(dataset, store, ref["updated"], used)))
+        click.echo("\n".join((sequence_lines if dataset.folds else show_lines)(dataset, store, ref["updated"], used)))
 
 
 def print_json(value: Any) -> None:
@@ -145,8 +146,8 @@ def _stats_lines(store: Path, found: Stats, now: datetime) -> Iterator[str]:
     yield from table([header, *datasets, *unused], right={1, 2, 3, 6})
     yield ""
     yield "MB: size of the array files, in millions of bytes (bin/cache prune counts their metadata, too). A dataset's"
-    yield "entries are its windows, its streams and the bars they were made from; shared MB: the part of them that"
-    yield "other datasets need as well."
+    yield "entries are its windows, its streams and the bars or recordings they were made from; shared MB: the part of"
+    yield "them that other datasets need as well."
     yield "saved s: seconds of building that later builds and trainings did not have to wait for, because it was done;"
     yield f"{found.saved_seconds:,.1f} in the whole store so far."
     if found.unreferenced.entries or found.abandoned.entries:

@@ -19,7 +19,11 @@ import numpy as np
 
 VERSION = "0.1.0"
 FORMAT = "headstart/3"
-STAGES = ("bars", "streams", "windows", "datasets")
+STAGES = ("bars", "recordings", "streams", "windows", "datasets")
+SOURCES = ("bars", "recordings")  # what source files held; training needs none of it
+SEQUENCES = "sequences"  # `components.fields.kind` of entries made of recordings; those made of bars have no kind
+SEQUENCE = "sequence"  # stands where bars have a timeframe: recordings make one stream …
+ALL_FOLDS = "all"  # … which serves all folds where nothing in it was fitted
 CHUNK_ROWS = 65_536
 TIME_ATTRIBUTES = {
     "standard_name": "time",
@@ -45,8 +49,13 @@ class ArraySpec:
 
     @property
     def fill_value(self) -> float | int:
-        """What pads the last chunk: NaN, or −1."""
-        return float("nan") if np.dtype(self.dtype).kind == "f" else -1
+        """What pads the last chunk: NaN, −1, or 0 where there are no negative numbers."""
+        return {"f": float("nan"), "u": 0}.get(np.dtype(self.dtype).kind, -1)
+
+
+def fold_name(fold: int) -> str:
+    """What the stream of one fold is called in manifests."""
+    return f"fold-{fold}"
 
 
 def array_spec(name: str, described: Mapping[str, Any]) -> ArraySpec:

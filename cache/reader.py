@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.files import listing
-from cache.layout import FORMAT, STAGES, body_path, group_metadata
+from cache.layout import FORMAT, SEQUENCE, SEQUENCES, STAGES, body_path, group_metadata
 from cache.schema import REF, entry_fault, fault, stage_fault
 from cache.seal import unsealed
 from configs.errors import UserError
@@ -75,7 +75,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class SymbolEntries:
-    """What a dataset holds of one symbol: its windows, and its streams in timeframe order."""
+    """What a dataset holds of one symbol: its windows, and its streams in timeframe order.
+
+    Of recordings there is one symbol, named as the dataset, and its streams are those of the folds.
+    """
 
     windows: Entry
     streams: dict[str, Entry]
@@ -83,10 +86,7 @@ class SymbolEntries:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset as a ref names it: its recipe as asked for, and where the sources were when it was built last.
-
-    `splits[part]["windows"][symbol]` is the half-open range of the windows of a part.
-    """
+    """A dataset as a ref names it: its recipe as asked for, and where the sources were when it was built last."""
 
     name: str
     entry: Entry
@@ -106,8 +106,21 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Any]:
-        """Bounds of `train` and `val`."""
+        """Bounds of `train` and `val` in a dataset of bars.
+
+        `splits[part]["windows"][symbol]` is the half-open range of the windows of a part.
+        """
         return dict(self.entry.manifest["splits"])
+
+    @property
+    def kind(self) -> str:
+        """`bars` or `sequences`."""
+        return str(self.entry.manifest["components"]["fields"].get("kind", "bars"))
+
+    @property
+    def folds(self) -> list[range]:
+        """The validation windows of every fold, which together are all windows; [] in a dataset of bars."""
+        return [range(*fold["windows"]) for fold in self.entry.manifest.get("folds", ())]
 
 
 def entry_path(store: Path, stage: str, key: str) -> Path:
@@ -170,17 +183,22 @@ def open_dataset(store: Path, name: str) -> Dataset:
 def open_symbols(store: Path, dataset: Entry) -> dict[str, SymbolEntries]:
     """The windows and streams of a dataset, checked against it and each other. Raises StoreError."""
     _check_stage(dataset)
-    timeframes: list[str] = dataset.manifest["timeframes"]
-    symbols = {}
-    for symbol, keys in dataset.manifest["components"]["inputs"].items():
+    manifest, symbols = dataset.manifest, {}
+    of_sequences = manifest["components"]["fields"].get("kind") == SEQUENCES
+    for symbol, keys in manifest["components"]["inputs"].items():
         windows = open_entry(store, "windows", keys["windows"])
-        streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in timeframes}
+        names = keys["streams"] if of_sequences else manifest["timeframes"]
+        streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in names}
         for one in (windows, *streams.values()):
             _check_stage(one)
-        if any(windows.manifest[field] != dataset.manifest[field] for field in ("timeframes", "seq_len")):
+        if any(windows.manifest[field] != manifest[field] for field in ("timeframes", "seq_len")):
             raise _unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
-        last = max(part["windows"][symbol][1] for part in dataset.manifest["splits"].values())
-        if last > windows.shape("time")[0]:
+        parts = (
+            [f["windows"] for f in manifest["folds"]]
+            if of_sequences
+            else [part["windows"][symbol] for part in manifest["splits"].values()]
+        )
+        if (last := max(stop for _, stop in parts)) > windows.shape("time")[0]:
             raise _unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
         _check_ends(windows, streams)
         symbols[symbol] = SymbolEntries(windows, streams)
@@ -244,12 +262,17 @@ def _check_stage(entry: Entry) -> None:
 def _check_ends(windows: Entry, streams: dict[str, Entry]) -> None:
     """That the first and the last window lie within the streams, which a file of other bytes will hardly do."""
     first, last = windows.first_and_last("ends")
+    lengths = windows.manifest["seq_len"]
     for j, (name, stream) in enumerate(streams.items()):
-        rows, length = stream.shape("values")[0], windows.manifest["seq_len"][name]
-        if not length <= first[j] <= last[j] <= rows:
+        if SEQUENCE in lengths:  # windows are ordered by fold, not by their ends, which are those of all streams
+            low, high, length = min(first[0], last[0]), max(first[0], last[0]), lengths[SEQUENCE]
+        else:
+            low, high, length = first[j], last[j], lengths[name]
+        rows = stream.shape("values")[0]
+        if not length <= low <= high <= rows:
             file = body_path(windows.path, "ends", 2)
-            what = f"its windows end at bars {first[j]:,} to {last[j]:,} of {name}, which has {rows:,}"
-            raise _unfit(file, f"{what}; a window has {length:,}")
+            what = f"its windows end at {'rows' if SEQUENCE in lengths else 'bars'} {low:,} to {high:,} of {name}"
+            raise _unfit(file, f"{what}, which has {rows:,}; a window has {length:,}")
 
 
 def _no_entry(path: Path) -> StoreError:

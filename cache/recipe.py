@@ -47,6 +47,7 @@ def _name(text: str) -> None:
         )
 
 
+RecipeName = Annotated[str, _checked(_name)]
 Timeframe = Annotated[str, _checked(timeframe_ns)]
 Duration = Annotated[str, _checked(duration_ns)]
 Zone = Annotated[str, _checked(_zone)]
@@ -138,7 +139,7 @@ class Split(Model):
 class Recipe(Model):
     """The whole `data:` section."""
 
-    name: Annotated[str, _checked(_name)]
+    name: RecipeName
     source: BarsSource
     timeframes: Annotated[list[Timeframe], Field(min_length=1)]
     window: Window

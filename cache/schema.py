@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from cache.layout import array_spec, shard_bytes
+from cache import sequence_schema
+from cache.layout import SEQUENCES, array_spec, shard_bytes
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _SEQ_LEN = {str: int}
@@ -36,6 +37,7 @@ _MANIFEST = {
 }
 _INPUTS = {
     "bars": {"bars?": [str]},
+    "recordings": {"content": str, "span?": (int, int)},
     "streams": {str: [str]},
     "windows": {str: [str]},
     "datasets": {str: {"windows": str, "streams": {str: str}}},
@@ -91,17 +93,22 @@ def entry_fault(stage: str, manifest: dict[str, Any]) -> str:
 
 def stage_fault(stage: str, manifest: dict[str, Any]) -> str:
     """What is wrong with the rest of a manifest that has no `entry_fault`: the arrays and details of its stage."""
-    if found := fault(manifest, _DETAILS[stage]):
+    named = manifest["components"]["fields"].get("kind")
+    kind = _KINDS.get(named if isinstance(named, str) else None)
+    if kind is None or stage not in kind[0]:
+        return "components.fields.kind is none of this stage's"
+    details, wanted, contradictions = (of_stage[stage] for of_stage in kind)
+    if found := fault(manifest, details):
         return found
     arrays = manifest["arrays"]
-    for name, (dtype, axes) in _ARRAYS[stage].items():
+    for name, (dtype, axes) in wanted.items():
         if name not in arrays:
             return f"arrays.{name} is missing"
         if (arrays[name]["dtype"], len(arrays[name]["shape"])) != (dtype, axes):
             return f"arrays.{name} is not {dtype} of {axes} axes"
-    if len({described["shape"][0] for described in arrays.values()}) > 1:
+    if stage != "recordings" and len({described["shape"][0] for described in arrays.values()}) > 1:
         return "the arrays differ in their number of rows"
-    return next(_CONTRADICTIONS[stage](manifest), "")
+    return next(contradictions(manifest), "")
 
 
 def fault(value: Any, wanted: Any) -> str:
@@ -216,3 +223,7 @@ def _lengths(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 _CONTRADICTIONS = {"bars": _bars, "streams": _streams, "windows": _windows, "datasets": _datasets}
+_KINDS: dict[Any, tuple[Mapping[str, Any], ...]] = {
+    None: (_DETAILS, _ARRAYS, _CONTRADICTIONS),
+    SEQUENCES: (sequence_schema.DETAILS, sequence_schema.ARRAYS, sequence_schema.CONTRADICTIONS),
+}

@@ -1,4 +1,4 @@
-"""One dataset in words, and as JSON."""
+"""One dataset of bars in words, and as JSON."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from cache.tables import table
 from cache.timeframes import format_time
 
 _IN_FULL = 3  # so many symbols are shown with all they have; of more, each has a line
-_CHECKS = ("warnings", "consistency", "certificate")  # of the dataset's manifest, where there are any
+CHECKS = ("warnings", "consistency", "certificate")  # of the dataset's manifest, where there are any
 
 
 def describe(dataset: Dataset, store: Path, updated: str, last_used: str) -> dict[str, Any]:
@@ -29,25 +29,22 @@ def describe(dataset: Dataset, store: Path, updated: str, last_used: str) -> dic
             symbol: {
                 "windows": str(entries.windows.path.resolve()),
                 "streams": {timeframe: str(entry.path.resolve()) for timeframe, entry in entries.streams.items()},
-                "bars": [_described(bars) for bars in _bars(entries.windows, store)],
+                "bars": [_described(bars) for bars in sources_of(entries.windows, store)],
                 "counts": _counts(dataset, symbol, entries),
             }
             for symbol, entries in dataset.symbols.items()
         },
         "splits": dataset.splits,
         "recipe": dataset.recipe,
-        **{name: manifest[name] for name in _CHECKS if name in manifest},
+        **{name: manifest[name] for name in CHECKS if name in manifest},
     }
 
 
 def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> Iterator[str]:
     """What people want to know of it."""
-    built, source = dataset.entry.manifest["built"], dataset.recipe["source"]
+    source = dataset.recipe["source"]
     stream = next(iter(next(iter(dataset.symbols.values())).streams.values())).manifest
-    by = ", ".join(f"{name} {version}" for name, version in built["by"].items())
-    yield f"{dataset.name}  {dataset.entry.path.resolve()}"
-    yield f"  built       {built['at']} by {by}"
-    yield f"  used        last asked for {updated}, last used {last_used}"
+    yield from head_lines(dataset, updated, last_used)
     yield f"  features    {stream['feature_set']}: {', '.join(stream['features'])}"
     yield f"  statistics  fitted on bars closed by {format_time(stream['statistics']['until'])}"
     yield f"  sources     {dataset.data_dir}"
@@ -55,7 +52,7 @@ def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> I
     for part, bounds in dataset.splits.items():
         limit = f"until {format_time(bounds['until'])}" if "until" in bounds else f"from {format_time(bounds['from'])}"
         yield f"  {part:<11} {limit}"
-    yield from _check_lines(dataset.entry.manifest)
+    yield from check_lines(dataset.entry.manifest)
     if len(dataset.symbols) <= _IN_FULL:
         for symbol, entries in dataset.symbols.items():
             yield ""
@@ -65,7 +62,17 @@ def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> I
         yield from _symbols_table(dataset, store)
 
 
-def _check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+def head_lines(dataset: Dataset, updated: str, last_used: str) -> Iterator[str]:
+    """Where it is, and when it was made and needed."""
+    built = dataset.entry.manifest["built"]
+    by = ", ".join(f"{name} {version}" for name, version in built["by"].items())
+    yield f"{dataset.name}  {dataset.entry.path.resolve()}"
+    yield f"  built       {built['at']} by {by}"
+    yield f"  used        last asked for {updated}, last used {last_used}"
+
+
+def check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Warnings, and what was checked."""
     for warning in manifest.get("warnings", ()):
         yield f"  warning     {warning}"
     yield from _consistency_lines(manifest.get("consistency", {}))
@@ -105,7 +112,7 @@ def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: 
         for name, one in entries.streams.items()
     ]
     yield from table([("  timeframe", "bars a window", "bars", "stream"), *rows], right={1, 2})
-    for bars in _bars(entries.windows, store):
+    for bars in sources_of(entries.windows, store):
         described = _described(bars)
         yield f"  bars of {described['origin']}"
         if described["recognised"]:
@@ -120,7 +127,7 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
     rows = []
     for symbol, entries in dataset.symbols.items():
         counts, time = _counts(dataset, symbol, entries), entries.windows.array("time")
-        bars = [_described(one) for one in _bars(entries.windows, store)]
+        bars = [_described(one) for one in sources_of(entries.windows, store)]
         repaired: dict[str, int] = {}
         for one in bars:
             for rule, count in _flat(one["repaired"]):
@@ -142,7 +149,8 @@ def _counts(dataset: Dataset, symbol: str, entries: SymbolEntries) -> dict[str, 
     return {"windows": entries.windows.shape("time")[0], **counts, "purged": purged}
 
 
-def _bars(windows: Entry, store: Path) -> Iterator[Entry]:
+def sources_of(windows: Entry, store: Path) -> Iterator[Entry]:
+    """The bars, or recordings, that windows were made of, as far as they are there."""
     for stage, key in inputs(windows):
         try:
             yield open_entry(store, stage, key)

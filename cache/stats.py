@@ -12,7 +12,7 @@ from typing import Any
 
 from cache.contents import Diary, Id, abandoned, built_at, closure, open_entries, read_diary
 from cache.files import in_words
-from cache.layout import STAGES
+from cache.layout import SOURCES, STAGES
 from cache.reader import Entry, StoreError, check_store, open_entry, read_ref, ref_names
 
 
@@ -34,7 +34,7 @@ class StageAmount(Amount):
 
 @dataclass(frozen=True)
 class DatasetAmount:
-    """What a ref needs: its dataset, windows and streams, and the bars they were made from."""
+    """What a ref needs: its dataset, windows and streams, and the bars or recordings they were made from."""
 
     name: str
     key: str
@@ -124,10 +124,10 @@ def last_used(ref: Mapping[str, str], in_diary: Mapping[str, datetime]) -> str:
 
 
 def _needed(root: Id, store: Path, entries: Mapping[Id, Entry], damaged: list[str]) -> set[Id]:
-    """What `root` needs, as far as it is there. Missing bars are no fault here: training needs none."""
+    """What `root` needs, as far as it is there. Missing sources are no fault here: training needs none."""
     ids = closure(root, entries)
     for one in sorted(ids - entries.keys()):
-        if one[0] != "bars":
+        if one[0] not in SOURCES:
             try:
                 open_entry(store, *one)
             except (StoreError, OSError) as error:

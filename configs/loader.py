@@ -55,14 +55,22 @@ class Config:
             if fault["type"] == "extra_forbidden":
                 yield f"{where}: {key} is not a known key{_nearest(key, list(model_keys(model, section)))}"
             elif fault["type"] == "missing":
-                hint = (
-                    "" if "base.yaml" in str(self.origins.values()) else " (`defaults: [base]` supplies the usual ones)"
-                )
+                hint = self._hint()
                 yield f"{self.path}: {key}.{fault['loc'][-1]} is missing{hint}"
             elif fault["type"] == "value_error" and isinstance(fault["input"], Mapping):  # a rule between several keys
                 yield f"{self.path}: {key}: {message}"
             else:
                 yield f"{where}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+
+    def _hint(self) -> str:
+        """What to begin with, where a configuration begins with no defaults."""
+        origins = str(self.origins.values())
+        if "base.yaml" in origins or "sequences.yaml" in origins:
+            return ""
+        data = self.values.get("data")
+        source = data.get("source") if isinstance(data, dict) else None
+        of_sequences = isinstance(source, dict) and source.get("kind") == "sequences"
+        return f" (`defaults: [{'sequences' if of_sequences else 'base'}]` supplies the usual ones)"
 
     def _written(self, section: str, loc: tuple[int | str, ...]) -> tuple[str, str | Path]:
         """The dotted key of a fault, and who set it. Union members and `[key]` in `loc` are left out."""

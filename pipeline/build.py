@@ -1,6 +1,7 @@
 """The main path of a build: find sources → plan → explain → make what is missing → point the ref at the dataset."""
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,15 +11,14 @@ from cache.console import Console
 from cache.files import write_atomically
 from cache.locks import REMOVER, building
 from cache.reader import Dataset, Entry, open_dataset, open_entry
-from cache.recipe import Recipe
+from cache.recipes import AnyRecipe
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
-from pipeline import kernels
 from pipeline.execute import build_node
 from pipeline.explain import explain, in_short, source_paths
-from pipeline.plan import Node, Plan, Sources, make_plan
-from pipeline.sources import find_sources
+from pipeline.plan import Node, Plan, Sources
+from pipeline.ways import way_of
 
 
 class StoppedError(Exception):
@@ -30,17 +30,18 @@ class Outcome:
     """What a build did."""
 
     dataset: Dataset
-    bars: list[Entry]  # the source shards
+    sources: list[Entry]  # what was read of files
     reused: int  # entries that were there, or that other processes built meanwhile
     built: list[str]
 
 
-def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Console) -> Outcome:
+def build(recipe: AnyRecipe, data_dir: Path, store: Path, workers: int, console: Console) -> Outcome:
     """Build the dataset of a recipe, reusing every entry that exists. Raises UserError and OSError."""
+    way = way_of(recipe)
     with building(store, console.waiting_for(REMOVER)):
         with console.phase("fingerprint sources"):
-            sources = find_sources(recipe, data_dir, store)
-        plan = make_plan(recipe, sources)
+            sources = way.find_sources(recipe, data_dir, store)
+        plan = way.make_plan(recipe, sources)
         explanation = explain(plan, sources, data_dir, store)
         for line in in_short(explanation):
             console.line(line)
@@ -51,20 +52,22 @@ def build(recipe: Recipe, data_dir: Path, store: Path, workers: int, console: Co
     if hits:
         saved = sum(float(entry.manifest["built"]["seconds"]) for entry in hits)
         record_use(store, "build", plan.dataset.components.key, saved)
-    bars = [open_entry(store, "bars", node.components.key) for node in plan.nodes if node.file is not None]
-    return Outcome(open_dataset(store, recipe.name), bars, len(plan.nodes) - len(built), built)
+    read = [open_entry(store, n.components.stage, n.components.key) for n in plan.nodes if n.file is not None]
+    return Outcome(open_dataset(store, recipe.name), read, len(plan.nodes) - len(built), built)
 
 
-def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, console: Console) -> list[str]:
+def make_entries(nodes: list[Node], recipe: AnyRecipe, store: Path, workers: int, console: Console) -> list[str]:
     """Make entries, `workers` at a time, each after those it needs. Returns the labels of those made here.
 
     After a fault or Ctrl-C the entries in progress are abandoned and the finished ones stay.
     """
+    way = way_of(recipe)
     stop = threading.Event()
     made: dict[str, Future[bool]] = {}
     labels = []
+    times: dict[str, list[float]] = {}  # by stage: when its entries were begun and finished
     with (
-        console.bar("building", "rows") as bar,
+        console.bar("building", way.unit) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
 
@@ -82,10 +85,14 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
                 advance(0)
                 say()
 
-            return build_node(node, recipe, store, advance, waiting)
+            began = time.perf_counter()
+            try:
+                return build_node(node, recipe, store, advance, waiting)
+            finally:
+                times.setdefault(node.components.stage, []).extend((began, time.perf_counter()))
 
         try:
-            pool.submit(kernels.load)  # beside the first parsing, which needs none
+            pool.submit(way.load)  # beside the first parsing, which needs none
             for node in nodes:
                 made[node.components.key] = pool.submit(make, node, [made[key] for key in node.needs if key in made])
             for node in nodes:
@@ -102,6 +109,7 @@ def make_entries(nodes: list[Node], recipe: Recipe, store: Path, workers: int, c
                     "again to go on from there"
                 ) from None
             raise
+    console.line(f"  seconds by stage: {', '.join(f'{one} {max(at) - min(at):.2f}' for one, at in times.items())}")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""bin/build-cache: turn raw bars into a dataset in the store."""
+"""bin/build-cache: turn raw bars, or recordings of sensors, into a dataset in the store."""
 
 if __name__ == "__main__":  # before all that takes a while to load
     from cache.early import end_on_interrupt
@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from cache.console import Console, command, examples, run
-from cache.recipe import Recipe
+from cache.recipes import parse_recipe
 from configs.loader import load_config
 
 
@@ -23,6 +23,7 @@ from configs.loader import load_config
     epilog=examples(
         "bin/build-cache --config configs/demo.yaml --data-dir data",
         "bin/build-cache --config configs/sse.yaml --data-dir ~/bars data.window.seq_len=48",
+        "bin/build-cache --config configs/imu.yaml --data-dir data",
     ),
 )
 @click.option("--config", "config_path", required=True, help="YAML file with a data: section.")
@@ -40,7 +41,7 @@ def main(
     command line: data.window.seq_len=48.
     """
     console = Console(sys.stderr if as_json else sys.stdout)
-    recipe = load_config(config_path, overrides).parse("data", Recipe)
+    recipe = parse_recipe(load_config(config_path, overrides))
     console.line(f"Building {recipe.name} into {store}")
     with console.phase("import pyarrow, numba"):
         from pipeline.build import build  # after the first line, so that nobody waits in silence
@@ -56,7 +57,7 @@ def main(
                     "reused": outcome.reused,
                     "built": outcome.built,
                     "windows": {name: one.windows.shape("time")[0] for name, one in outcome.dataset.symbols.items()},
-                    "splits": outcome.dataset.splits,
+                    **({"folds": manifest["folds"]} if "folds" in manifest else {"splits": outcome.dataset.splits}),
                     "warnings": manifest["warnings"],
                     "certified": manifest["certificate"]["passed"],
                     "seconds": round(console.since_start(), 3),
@@ -72,6 +73,7 @@ def main(
         config_path,
         *overrides,
         *(["--store", str(store)] if store != Path("store") else []),
+        *(["--fold", "all"] if outcome.dataset.folds else []),
     ]
     console.line(f"Done in {console.since_start():.2f} s. Train on it: {shlex.join(words)}")
 

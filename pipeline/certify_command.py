@@ -1,4 +1,4 @@
-"""bin/cache certify: prove that no window of a dataset holds anything that was not known at its time."""
+"""bin/cache certify: prove that training knows nothing that it must not know."""
 
 import json
 import sys
@@ -11,11 +11,16 @@ import click
 from cache.console import Console, command, examples
 from cache.contents import closure, open_entries
 from cache.keep_command import removed_lines
+from cache.layout import SOURCES
 from cache.locks import removing
 from cache.prune import discard
 from cache.reader import Dataset, StoreError, check_store, entry_path, open_dataset
 
 _HOLDS = {"passed": True}
+_PROMISE = {
+    "bars": "its windows hold only what was known at their time",
+    "sequences": "training sees nothing of what validates",
+}
 _REMEDY = (
     ". `bin/cache certify {} --repair` removes the entries that it was made from (but for the bars of your files, "
     "unless these fail), and bin/build-cache with its configuration then makes them again"
@@ -37,12 +42,14 @@ _REMEDY = (
 @click.option("--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store.")
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON, for scripts.")
 def certify_command(name: str, samples: int, seed: int, repairing: bool, store: Path, as_json: bool) -> None:
-    """Prove that no window of a dataset knows its future.
+    """Prove that training knows nothing that it must not know.
 
-    Checks all windows and splits, fits all statistics again, makes all rows of all streams again from their bars, and a
-    sample of windows from bars that are cut off, or changed, after their decision times. Exits with 1 when something
-    does not hold, also when it could be repaired. What is taken for true are the bars read from files, which
-    `bin/cache verify` checks.
+    Of bars: that no window knows its future. Checks all windows and splits, fits all statistics again, makes all rows
+    of all streams again from their bars, and a sample of windows from bars that are cut off, or changed, after their
+    decision times. Of sequences: that no fold has seen what it validates on. Checks all windows, groups and folds, fits
+    all statistics again, and makes a sample of sequences again. Exits with 1 when something does not hold, also when it
+    could be repaired. What is taken for true are the bars and recordings read from files, which `bin/cache verify`
+    checks.
     """
     console = Console(sys.stderr if as_json else sys.stdout)
     check_store(store)  # a missing store is a plainer fault than a missing dataset, and gets no folder for locks
@@ -51,8 +58,11 @@ def certify_command(name: str, samples: int, seed: int, repairing: bool, store: 
         dataset = open_dataset(store, name)
         console.line(f"Certifying {name} {dataset.entry.key} in {store}")
         with console.phase("import numba"):
-            from pipeline.certify import certify_dataset  # after the first line, so that nobody waits in silence
-        certificate = certify_dataset(dataset, store, samples, seed, console)
+            if dataset.folds:  # after the first line, so that nobody waits in silence
+                from pipeline.certify_sequences import certify_sequence_dataset as certify_any
+            else:
+                from pipeline.certify import certify_dataset as certify_any
+        certificate = certify_any(dataset, store, samples, seed, console)
         if repairing and not certificate["passed"]:
             dropped = _made_of(dataset, store, with_files=not certificate["checks"].get("completion", _HOLDS)["passed"])
             for path in dropped:
@@ -67,8 +77,8 @@ def certify_command(name: str, samples: int, seed: int, repairing: bool, store: 
         if dropped and not as_json:
             console.line("\n".join(removed_lines(store, dropped)))
         raise StoreError(
-            f"{name}: does not prove that its windows hold only what was known at their time; what fails: "
-            f"{', '.join(failed)}{_REMEDY.format(name) * (not dropped)}"
+            f"{name}: does not prove that {_PROMISE[dataset.kind]}; what fails: {', '.join(failed)}"
+            f"{_REMEDY.format(name) * (not dropped)}"
         )
     console.line(f"{name} passes, in {console.since_start():.2f} s.")
 
@@ -80,7 +90,7 @@ def _made_of(dataset: Dataset, store: Path, with_files: bool) -> list[Path]:
     derived = {
         one for one in needed & entries.keys() if "derived_from" in entries[one].manifest["components"]["fields"]
     }
-    gone = {one for one in needed if one[0] != "bars" or one in derived or with_files}
+    gone = {one for one in needed if one[0] not in SOURCES or one in derived or with_files}
     return [path for one in sorted(gone) if (path := entry_path(store, *one)).exists()]
 
 

@@ -90,7 +90,7 @@ def prices(column: pa.Array, refuse: Refuse) -> NDArray[np.float64]:
     """Prices without nulls as float64 [n]: numbers as they are, decimals and text rounded once."""
     if pa.types.is_decimal(column.type):  # Arrow's own conversion multiplies by a rounded power of ten
         column = column.cast(pa.string())
-    return converted(column, lambda part: numpy_of(part, pa.float64()), _no_number, refuse)
+    return converted(column, lambda part: numpy_of(part, pa.float64()), _no_price, refuse)
 
 
 def in_units(points: NDArray[np.float64], points_per_unit: float, refuse: Refuse) -> NDArray[np.float64]:
@@ -106,7 +106,12 @@ def in_units(points: NDArray[np.float64], points_per_unit: float, refuse: Refuse
     return points / points_per_unit
 
 
-def _no_number(value: str, _: ValueError) -> str:
+def no_number(value: str, otherwise: str) -> str:
+    """Why a text is no number: its commas, or else what `otherwise` says."""
     if "," in value:
         return "is not a number; write 1234.5, with a point before the decimals and nothing between the thousands"
-    return "is not a number that float64 holds; correct or remove the row"
+    return f"is not a number{otherwise}"
+
+
+def _no_price(value: str, _: ValueError) -> str:
+    return no_number(value, " that float64 holds; correct or remove the row")

@@ -1,32 +1,16 @@
-"""Makes entries: one function a stage, each a loop over blocks from input to writer."""
+"""Makes one entry of a plan, whatever it holds."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from cache.keys import check_unchanged
-from cache.layout import TIME_ATTRIBUTES, ArraySpec
 from cache.locks import Waiting, entry_lock
-from cache.recipe import Recipe
-from cache.timeframes import timeframe_ns
+from cache.recipes import AnyRecipe
 from cache.writer import EntryWriter
-from configs.errors import UserError
-from pipeline.align import Dropped, align, explain_empty
-from pipeline.bars import Block, ReadLog, read_bars
-from pipeline.children import base_rows
-from pipeline.dataset import describe_dataset
-from pipeline.derive import derive_bars
-from pipeline.features import feature_set, fit_statistics, normalised
 from pipeline.plan import Node
-from pipeline.series import BarSeries
-from pipeline.split import train_cutoff
-
-Advance = Callable[[int], None]
+from pipeline.way import Advance
+from pipeline.ways import way_of
 
 
-def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance, waiting: Waiting = lambda: None) -> bool:
+def build_node(node: Node, recipe: AnyRecipe, store: Path, advance: Advance, waiting: Waiting = lambda: None) -> bool:
     """Make the entry of `node` unless it exists; `advance` hears of rows done. Returns whether it was made here.
 
     Whoever builds the same entry in another process is waited for, as cache.locks tells.
@@ -34,107 +18,5 @@ def build_node(node: Node, recipe: Recipe, store: Path, advance: Advance, waitin
     with entry_lock(store, node.components, waiting) as wanted:
         if wanted:
             with EntryWriter(store, node.components) as entry:
-                _BUILDERS[node.components.stage](node, recipe, store, entry, advance)
+                way_of(recipe).builders[node.components.stage](node, recipe, store, entry, advance)
     return wanted
-
-
-def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    log, timeframe = ReadLog(), str(node.timeframe)
-    if node.file is not None:
-        blocks: Iterable[Block] = read_bars(node.file.path, recipe.source, timeframe, node.file.rows, log)
-        origin = node.file.path.name
-    else:
-        base = BarSeries(store, node.components.inputs["bars"])
-        blocks = derive_bars(base.blocks(), timeframe, recipe.source.session)
-        origin = f"{timeframe} derived from {recipe.base}"
-    open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)))
-    first_open = last_close = 0
-    for block in read_ahead(blocks):
-        first_open = first_open or int(block.open_time[0])
-        last_close = int(block.close_time[-1])
-        open_time.append(block.open_time)
-        close_time.append(block.close_time)
-        ohlc.append(block.ohlc)
-        advance(len(block.ohlc))
-    if not first_open:
-        raise UserError(
-            f"{node.symbol}: {origin}: the data does not fill a single bar; add data, or leave {timeframe} out"
-        )
-    if node.file is not None and node.file.identity:
-        check_unchanged(node.file.path, node.file.identity)
-    entry.publish(
-        origin=origin,
-        recognised=log.recognised,
-        remarks=log.remarks,
-        repaired=log.repaired,
-        first_open=first_open,
-        last_close=last_close,
-    )
-
-
-def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    bars = {name: BarSeries(store, keys) for name, keys in node.components.inputs.items()}
-    ends = entry.array(ArraySpec("ends", "<i4", ("window", "stream"), (len(bars),)))
-    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
-    dropped = Dropped(np.zeros((len(bars), 3), np.int64))
-    for block_ends, block_time in align(bars, recipe, dropped):
-        ends.append(block_ends)
-        time.append(block_time)
-        advance(len(block_time))
-    if not dropped.kept:
-        raise explain_empty(dropped, node.symbol, recipe, bars)
-    entry.publish(
-        timeframes=recipe.timeframes,
-        seq_len=recipe.seq_lens,
-        candidates=dropped.candidates,
-        dropped=dropped.table(recipe.timeframes),
-    )
-
-
-def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    bars = BarSeries(store, node.components.inputs["bars"])
-    features = feature_set(recipe.features.set)
-    where = f"{node.symbol} {node.timeframe}"
-    cutoff = train_cutoff(store, node.components.inputs.get("split", ()), recipe)
-    train_rows = bars.completed_by(cutoff)
-    statistics = fit_statistics(bars, features, train_rows, where)
-    values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
-    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    close = entry.array(ArraySpec("close", "<f8", ("time",)))
-    blocks = normalised(bars, features, statistics, where)
-    for (start, stop), (ohlc, block) in zip(bars.ranges(), blocks, strict=True):
-        values.append(block)
-        close_time.append(bars.rows("close_time", start, stop))
-        close.append(ohlc[:, 3])
-        advance(len(block))
-    if node.timeframe != recipe.base:
-        base = BarSeries(store, node.components.inputs["base"])
-        entry.array(ArraySpec("base_rows", "<i4", ("time", "bound"), (2,))).append(base_rows(base, bars))
-    entry.publish(
-        timeframe=node.timeframe,
-        nominal_length=timeframe_ns(str(node.timeframe)),
-        features=list(features.columns),
-        reveals=list(features.reveals),
-        feature_set=recipe.features.set,
-        statistics=statistics.manifest(features.columns, cutoff),
-    )
-
-
-def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    entry.publish(**describe_dataset(recipe, node.components.inputs, store))
-    advance(1)
-
-
-def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The same blocks, each made in a thread while the one before is being written."""
-    iterator = iter(blocks)
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(next, iterator, None)
-        while (block := following.result()) is not None:
-            following = reader.submit(next, iterator, None)
-            yield block
-
-
-_BUILDERS = {"bars": _build_bars, "windows": _build_windows, "streams": _build_streams, "datasets": _build_dataset}

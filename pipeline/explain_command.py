@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache.console import Console, command, examples
-from cache.recipe import Recipe
+from cache.recipes import parse_recipe
 from configs.loader import load_config
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
     changed). A missing entry is compared with the nearest one that is there, field by field. Whether the recipe leaves
     any windows is not judged: the build finds that out.
     """
-    recipe = load_config(config_path, overrides).parse("data", Recipe)
+    recipe = parse_recipe(load_config(config_path, overrides))
     from pipeline.explain import explain  # pyarrow and numba, which bad arguments need not wait for
-    from pipeline.plan import make_plan
-    from pipeline.sources import find_sources
+    from pipeline.ways import way_of
 
+    way = way_of(recipe)
     with Console(sys.stderr).phase("fingerprint sources"):
-        sources = find_sources(recipe, data_dir, store)
-    explanation = explain(make_plan(recipe, sources), sources, data_dir, store)
+        sources = way.find_sources(recipe, data_dir, store)
+    explanation = explain(way.make_plan(recipe, sources), sources, data_dir, store)
     if as_json:
         click.echo(json.dumps(_as_json(explanation), indent=2))
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cache.keys import Components, Identity
 from cache.recipe import Recipe
+from cache.recipes import AnyRecipe
 from cache.timeframes import duration_ns, format_ns, format_time
 from pipeline.features import feature_set
 
@@ -15,10 +16,11 @@ STAGE_VERSIONS = {"bars": 2, "streams": 3, "windows": 2, "datasets": 2}
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The rows of one symbol in a source file.
+    """A source file, or the part of it that one entry is made of.
 
     `md5` is that of the file's whole content, `identity` what the file was when it was hashed, `touched` says that its
-    content is what it was before while its identity is not. `rows` holds the symbol columns' values; empty: all rows.
+    content is what it was before while its identity is not. `rows` holds the values of the symbol columns in the rows
+    that count, `span` the bytes [first, past the last) where they lie; empty, and None: all rows.
     """
 
     path: Path
@@ -26,6 +28,7 @@ class SourceFile:
     identity: Identity | None = None
     touched: bool = False
     rows: Mapping[str, str] = field(default_factory=dict)
+    span: tuple[int, int] | None = None
 
 
 Sources = Mapping[str, Mapping[str, Sequence[SourceFile]]]  # by symbol and timeframe
@@ -44,7 +47,9 @@ class Node:
     @property
     def label(self) -> str:
         """For people: `streams SSE m5`."""
-        parts = (self.components.stage, self.symbol, self.timeframe, self.file and self.file.path.name)
+        parts = [self.components.stage, self.symbol, self.timeframe, self.file and self.file.path.name]
+        if self.file and self.file.span:
+            parts.append("from {:.0f} to {:.0f} MB".format(*(at / 1e6 for at in self.file.span)))
         return " ".join(str(part) for part in parts if part)
 
 
@@ -52,7 +57,7 @@ class Node:
 class Plan:
     """The entries of one dataset, each after those that it needs; the last is the dataset's own."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     nodes: tuple[Node, ...]
 
     @property

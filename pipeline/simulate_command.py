@@ -1,4 +1,4 @@
-"""The command that writes simulated bars."""
+"""The command that writes simulated bars, or recordings of gestures."""
 
 if __name__ == "__main__":  # before all that takes a while to load
     from cache.early import end_on_interrupt
@@ -15,14 +15,17 @@ import pyarrow.parquet as pq
 
 from cache.console import Console, command, examples, run
 from pipeline.simulate import MAX_ROWS, simulate_bars
+from pipeline.simulate_imu import MAX_SEQUENCES, simulate_imu
 
-FILE_NAME = "simfx_m1.parquet"
+BARS_FILE, IMU_FILE = "simfx_m1.parquet", "imu_sequences.csv"
 
 
 @command(
     epilog=examples(
         "bin/simulate --out data",
         "bin/build-cache --config configs/demo.yaml --data-dir data",
+        "bin/simulate --kind imu --out data",
+        "bin/build-cache --config configs/imu.yaml --data-dir data",
     )
 )
 @click.option(
@@ -31,7 +34,14 @@ FILE_NAME = "simfx_m1.parquet"
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     metavar="DIR",
-    help=f"Folder for {FILE_NAME}; made if it is not there.",
+    help="Folder for the file; made if it is not there.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["bars", "imu"]),
+    default="bars",
+    show_default=True,
+    help=f"bars: {BARS_FILE}; imu: recordings of gestures, {IMU_FILE}.",
 )
 @click.option(
     "--rows",
@@ -41,29 +51,45 @@ FILE_NAME = "simfx_m1.parquet"
     help="Number of bars; 90,000 are about three months.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same rows and seed give the same bars."
+    "--sequences",
+    type=click.IntRange(1, MAX_SEQUENCES),
+    default=1_000,
+    show_default=True,
+    help="Number of recordings, each of about 70 rows; 50 a person.",
 )
-def main(folder: Path, rows: int, seed: int) -> None:
-    """Write simulated one-minute bars of a currency pair to DIR/simfx_m1.parquet.
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same numbers and seed give the same file."
+)
+def main(folder: Path, kind: str, rows: int, sequences: int, seed: int) -> None:
+    """Write simulated one-minute bars of a currency pair, or recordings of gestures, to a file in DIR.
 
     The bars look like EUR/USD: weeks from Sunday to Friday 17:00 New York time, calm and stressed days, busy and quiet
-    hours, missing minutes. The timestamp is the bar's open, in UTC.
+    hours, missing minutes. The timestamp is the bar's open, in UTC. The recordings are those of a watch: acceleration
+    and pose (a quaternion) during one of eight gestures, of persons who differ, with gaps.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE_NAME
-    start = perf_counter()
     console = Console(sys.stdout)
+    (_simulate_bars if kind == "bars" else _simulate_imu)(folder, rows if kind == "bars" else sequences, seed, console)
+
+
+def _simulate_bars(folder: Path, rows: int, seed: int, console: Console) -> None:
+    path, start = folder / BARS_FILE, perf_counter()
     with console.bar("simulating", "rows", rows) as bar:
-
-        def show(written: int) -> None:
-            bar.update(written - bar.n)
-
-        simulate_bars(path, rows, seed, show)
+        simulate_bars(path, rows, seed, lambda written: bar.update(written - bar.n))
     seconds = perf_counter() - start
     first, last = _first_and_last(path)
     console.line(f"{path}: {rows:,} rows, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
     console.line(f"{first} to {last} UTC")
     console.line(f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}")
+
+
+def _simulate_imu(folder: Path, sequences: int, seed: int, console: Console) -> None:
+    path, start = folder / IMU_FILE, perf_counter()
+    with console.bar("simulating", "sequences", sequences) as bar:
+        rows = simulate_imu(path, sequences, seed, lambda written: bar.update(written - bar.n))
+    size, seconds = path.stat().st_size / 1e6, perf_counter() - start
+    console.line(f"{path}: {sequences:,} sequences, {rows:,} rows, {size:.1f} MB, {seconds:.1f} s")
+    console.line(f"Next: bin/build-cache --config configs/imu.yaml --data-dir {folder}")
 
 
 def _first_and_last(path: Path) -> tuple[str, str]:

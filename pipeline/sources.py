@@ -26,8 +26,8 @@ def find_sources(recipe: Recipe, data_dir: Path, store: Path) -> Sources:
         else:
             paths = {recipe.symbol: find_files(data_dir, pattern)}
         for symbol, of_symbol in paths.items():
-            files = [_source_file(path, memo) for path in of_symbol]
-            _refuse_copies(files)
+            files = [source_file(path, memo) for path in of_symbol]
+            refuse_copies(files)
             if recipe.source.symbol_columns:
                 for file in files:
                     for name, rows in _symbols_of(file, recipe.source.symbol_columns, memo).items():
@@ -50,12 +50,14 @@ def find_sources(recipe: Recipe, data_dir: Path, store: Path) -> Sources:
     return {symbol: found[symbol] for symbol in sorted(wanted)}
 
 
-def _source_file(path: Path, memo: Path) -> SourceFile:
+def source_file(path: Path, memo: Path) -> SourceFile:
+    """A whole file and its fingerprint, which is remembered in the folder `memo`."""
     known = fingerprint(path, memo)
     return SourceFile(path, known.md5, known.identity, known.touched)
 
 
-def _refuse_copies(files: Iterable[SourceFile]) -> None:
+def refuse_copies(files: Iterable[SourceFile]) -> None:
+    """Raise SourceError for two files of the same content."""
     first: dict[str, Path] = {}
     for file in files:
         if (same := first.setdefault(file.md5, file.path)) != file.path:

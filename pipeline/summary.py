@@ -7,6 +7,7 @@ from cache.tables import table
 from cache.timeframes import format_time
 from pipeline.build import Outcome
 from pipeline.columns import ROLES
+from pipeline.sequences_summary import sequence_lines
 
 _DETAILED = 3  # symbols; more of them get a line each
 
@@ -14,14 +15,7 @@ _DETAILED = 3  # symbols; more of them get a line each
 def summarise(outcome: Outcome) -> Iterator[str]:
     """Lines for people."""
     dataset = outcome.dataset
-    yield from _sources(outcome.bars)
-    if len(dataset.symbols) <= _DETAILED:
-        for symbol in dataset.symbols:
-            yield from _symbol(dataset, symbol)
-    else:
-        yield from _symbols(dataset)
-    train, val = (dataset.splits[part] for part in ("train", "val"))
-    yield f"  training until {format_time(train['until'])}, validation from {format_time(val['from'])}"
+    yield from sequence_lines(dataset, outcome.sources) if dataset.folds else _bars_lines(outcome)
     manifest = dataset.entry.manifest
     yield from (f"  warning: {text}" for text in manifest["warnings"])
     certificate = manifest["certificate"]
@@ -30,6 +24,18 @@ def summarise(outcome: Outcome) -> Iterator[str]:
         yield "  Everything was in the store already; nothing was built."
     else:
         yield f"  {outcome.reused} entries reused, {len(outcome.built)} built."
+
+
+def _bars_lines(outcome: Outcome) -> Iterator[str]:
+    dataset = outcome.dataset
+    yield from _sources(outcome.sources)
+    if len(dataset.symbols) <= _DETAILED:
+        for symbol in dataset.symbols:
+            yield from _symbol(dataset, symbol)
+    else:
+        yield from _symbols(dataset)
+    train, val = (dataset.splits[part] for part in ("train", "val"))
+    yield f"  training until {format_time(train['until'])}, validation from {format_time(val['from'])}"
 
 
 def _sources(bars: Iterable[Entry]) -> Iterator[str]:

@@ -22,11 +22,12 @@ _UTF8 = "save the file as UTF-8"
 
 @dataclass(frozen=True)
 class Text:
-    """A file of separated text: its separator and the names in its first line."""
+    """A file of separated text: its separator, the names in its first line, and where the rows begin, in bytes."""
 
     path: Path
     separator: str
     names: tuple[str, ...]
+    begin: int
     empty: bool
 
     @property
@@ -124,7 +125,13 @@ def sniff(path: Path, head: bytes) -> Text:
             f"{path}: its first line, {_cut(header)}, holds values; put the names of the columns before it, such as "
             f"{separator.join(('time', 'open', 'high', 'low', 'close'))!r}"
         )
-    return Text(path, separator, names, empty=not rest.strip(b" \r\n") and path.stat().st_size <= len(head))
+    return Text(
+        path,
+        separator,
+        names,
+        len(head) - len(rest),
+        empty=not rest.strip(b" \r\n") and path.stat().st_size <= len(head),
+    )
 
 
 def _first_line(head: bytes) -> tuple[bytes, bytes]:

@@ -223,6 +223,7 @@ def test_stats(copied: Path, tmp_path: Path):
     assert found["store"] == str(copied)
     assert {stage: amount["entries"] for stage, amount in found["stages"].items()} == {
         "bars": 3,
+        "recordings": 0,
         "streams": 3,
         "windows": 1,
         "datasets": 1,

@@ -21,7 +21,7 @@ from cache.timeframes import timeframe_ns
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
 from configs.loader import load_config
-from pipeline import align, certify_streams, certify_windows, dataset, execute, split
+from pipeline import align, bars_execute, certify_streams, certify_windows, dataset, split
 from pipeline.bars import Block
 from pipeline.build import build
 from pipeline.certify import CHECKS, CHECKS_IN_STORE, certify_dataset
@@ -206,11 +206,11 @@ def slice_by_label(patch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def fit_on_everything_openly(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(execute, "train_cutoff", lambda store, base_keys, recipe: 2**62)
+    patch.setattr(bars_execute, "train_cutoff", lambda store, base_keys, recipe: 2**62)
 
 
 def fit_on_everything_and_lie(patch: pytest.MonkeyPatch) -> None:
-    honest, scale = execute.fit_statistics, execute.normalised
+    honest, scale = bars_execute.fit_statistics, bars_execute.normalised
 
     def fit(bars, features, train_rows, where):
         return replace(honest(bars, features, len(bars), where), rows=train_rows)
@@ -218,9 +218,9 @@ def fit_on_everything_and_lie(patch: pytest.MonkeyPatch) -> None:
     def normalise(bars, features, statistics, where):
         return scale(bars, features, replace(statistics, rows=len(bars)), where)
 
-    for module in (execute, certify_streams):
+    for module in (bars_execute, certify_streams):
         patch.setattr(module, "fit_statistics", fit)
-    patch.setattr(execute, "normalised", normalise)
+    patch.setattr(bars_execute, "normalised", normalise)
 
 
 def split_by_decision_time(patch: pytest.MonkeyPatch) -> None:
@@ -258,19 +258,19 @@ def use_the_next_bar(patch: pytest.MonkeyPatch) -> None:
 
 def publish_early(patch: pytest.MonkeyPatch) -> None:
     """A derived bar counts as over when the first minute of its bucket is."""
-    honest = execute.derive_bars
+    honest = bars_execute.derive_bars
 
     def derive(base, timeframe, session):
         for block in honest(base, timeframe, session):
             yield Block(block.open_time, block.open_time + MINUTE, block.ohlc)
 
-    for module in (execute, certify_windows):
+    for module in (bars_execute, certify_windows):
         patch.setattr(module, "derive_bars", derive)
 
 
 def publish_with_the_last_child(patch: pytest.MonkeyPatch) -> None:
     """A derived bar counts as over when its last child is: known only when no other has come by the bucket's end."""
-    honest = execute.derive_bars
+    honest = bars_execute.derive_bars
 
     def derive(base, timeframe, session) -> Iterator[Block]:
         base = list(base)
@@ -279,43 +279,43 @@ def publish_with_the_last_child(patch: pytest.MonkeyPatch) -> None:
             last = np.searchsorted(children.open_time, block.close_time) - 1
             yield Block(block.open_time, children.close_time[last], block.ohlc)
 
-    for module in (execute, certify_windows):
+    for module in (bars_execute, certify_windows):
         patch.setattr(module, "derive_bars", derive)
 
 
 def one_too_many(patch: pytest.MonkeyPatch) -> None:
-    honest = execute.align
+    honest = bars_execute.align
 
     def windows(bars, recipe, dropped):
         for ends, time in honest(bars, recipe, dropped):
             ends[:, 2] = np.minimum(ends[:, 2] + 1, len(bars["h1"]))
             yield ends, time
 
-    patch.setattr(execute, "align", windows)
+    patch.setattr(bars_execute, "align", windows)
 
 
 def one_too_few(patch: pytest.MonkeyPatch) -> None:
     """No leak, but no window of this time either."""
-    honest = execute.align
+    honest = bars_execute.align
 
     def windows(bars, recipe, dropped):
         for ends, time in honest(bars, recipe, dropped):
             ends[5001, 2] -= 1
             yield ends, time
 
-    patch.setattr(execute, "align", windows)
+    patch.setattr(bars_execute, "align", windows)
 
 
 def one_too_many_once(patch: pytest.MonkeyPatch) -> None:
     """A single window of them all."""
-    honest = execute.align
+    honest = bars_execute.align
 
     def windows(bars, recipe, dropped):
         for ends, time in honest(bars, recipe, dropped):
             ends[5001, 1] += 1
             yield ends, time
 
-    patch.setattr(execute, "align", windows)
+    patch.setattr(bars_execute, "align", windows)
 
 
 def reveal_nothing(patch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cache.reader import Dataset
-from pipeline import align, dataset, execute
+from pipeline import align, bars_execute, dataset
 from pipeline.build import build
 from pipeline.simulate import simulate_bars
 from tests.unit.pipeline.making import HOUR, MINUTE, make_recipe, quiet, random_ohlc, write_parquet
@@ -153,7 +153,7 @@ def test_statistics_of_the_whole_series_would_be_caught(
     tmp_path: Path, minutes: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ):
     publish_blindly(monkeypatch)
-    monkeypatch.setattr(execute, "train_cutoff", lambda store, base_keys, recipe: 2**62)
+    monkeypatch.setattr(bars_execute, "train_cutoff", lambda store, base_keys, recipe: 2**62)
     assert leaked(tmp_path, minutes) == {f"{name} values" for name in ("m1", "m5", "h1", "d")}
 
 

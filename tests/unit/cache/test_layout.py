@@ -58,6 +58,7 @@ def test_row_bytes(dtype: str, columns: tuple[int, ...], row_bytes: int):
 
 def test_fill_values():
     assert ArraySpec("x", "<i4", ("time",)).fill_value == -1
+    assert ArraySpec("x", "|u1", ("time",)).fill_value == 0
     assert np.isnan(ArraySpec("x", "<f4", ("time",)).fill_value)
 
 

@@ -48,6 +48,7 @@ def test_counts(tmp_path: Path, keys: dict[str, str]):
     shared = size(1000, 200, 900)
     assert found.stages == {
         "bars": StageAmount(2, size(1000, 200), T0, T0),
+        "recordings": StageAmount(0, 0, None, None),
         "streams": StageAmount(3, size(1001, 1002, 1003), T0, T0),
         "windows": StageAmount(1, size(900), T0, T0),
         "datasets": StageAmount(2, 0, T0, T0),

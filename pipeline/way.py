@@ -1,0 +1,26 @@
+"""What the two kinds of source, bars and sequences, each bring to a build; the rest of it is the same for both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.writer import EntryWriter
+from pipeline.plan import Node, Plan, Sources
+
+Advance = Callable[[int], None]
+Builder = Callable[[Node, Any, Path, EntryWriter, Advance], None]  # Any: the recipe of the kind
+
+
+@dataclass(frozen=True)
+class Way:
+    """From a recipe to entries: find the files, plan the entries, make each.
+
+    `builders` by stage; `load` loads what they call and takes long to load; `unit` is what progress counts.
+    """
+
+    find_sources: Callable[[Any, Path, Path], Sources]
+    make_plan: Callable[[Any, Sources], Plan]
+    builders: Mapping[str, Builder]
+    load: Callable[[], None]
+    unit: str
