@@ -1,6 +1,6 @@
 """Reads experiment configurations: YAML with `defaults:` inheritance and dotted overrides.
 
-A configuration has up to five sections: `data` is the recipe (cache/recipe.py), the others belong to the trainer
+A configuration has up to six sections: `data` is the recipe (cache/recipe.py), the others belong to the trainer
 (trainer/config.py). This module only merges them and words the errors; the typed models live with their owners.
 """
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import ConfigError
 
-SECTIONS = ("data", "model", "masking", "loss", "training")
+SECTIONS = ("data", "model", "masking", "loss", "classify", "training")
 COMMAND_LINE = "command line"
 SHIPPED = Path(__file__).parent
 
@@ -60,7 +60,8 @@ class Config:
             elif fault["type"] == "value_error" and isinstance(fault["input"], Mapping):  # a rule between several keys
                 yield f"{self.path}: {key}: {message}"
             else:
-                yield f"{where}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+                hint = "; write a space behind the colon" if fault["input"] is None and ":" in key else ""
+                yield f"{where}: {key} = {fault['input']!r}: {message[:1].lower()}{message[1:]}{hint}"
 
     def _hint(self) -> str:
         """What to begin with, where a configuration begins with no defaults."""

@@ -1,9 +1,9 @@
-"""The trainer's sections of a configuration, typed. Meanings and defaults stand in configs/base.yaml."""
+"""The trainer's sections of a configuration, typed. Meanings and defaults stand in configs/training.yaml."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from configs.loader import Config, Model
 
@@ -34,7 +34,10 @@ class ModelConfig(Model):
 class MaskingConfig(Model):
     """The `masking:` section."""
 
-    mask_ratio: Share | dict[str, Share]
+    mask_ratio: Annotated[  # told apart before they are checked, so that a fault is told once
+        Annotated[Share, Tag("one")] | Annotated[dict[str, Share], Tag("each")],
+        Discriminator(lambda value: "each" if isinstance(value, dict) else "one"),
+    ]
     span_min: Count
     span_max: Count
     sync_across_tf: bool
@@ -63,9 +66,32 @@ class LossConfig(Model):
     stft: StftConfig
 
 
+class AugmentConfig(Model):
+    """Seeded changes of training recordings."""
+
+    noise: Weight
+    scale: Weight
+    time_warp: Annotated[float, Field(ge=0, lt=1)]
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    mirror: Annotated[float, Field(ge=0, le=1)]
+    mirror_axis: Literal["x", "y", "z"]
+    mixup: Weight
+
+
+class ClassifyConfig(Model):
+    """The `classify:` section."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["balanced"] | None
+    focal_gamma: Weight
+    augment: AugmentConfig
+
+
 class TrainingConfig(Model):
     """The `training:` section."""
 
+    task: Literal["reconstruct", "classify"]
+    init_from: str | None
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     max_epochs: Count
     overfit: Count | None
@@ -79,11 +105,13 @@ class TrainingConfig(Model):
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
+    ema_decay: Share | None
     val_windows: Count
-    monitor: Literal["loss", "correlation"]
+    monitor: Literal["loss", "correlation", "score", "accuracy", "macro_f1", "binary_f1"]
     min_delta: Annotated[float, Field(ge=0)]
     patience: Count | None
     log_every: Count
+    tensorboard: bool
     checkpoint_every: Count
     max_skipped: Count
 
@@ -95,6 +123,7 @@ class TrainerConfig:
     model: ModelConfig
     masking: MaskingConfig
     loss: LossConfig
+    classify: ClassifyConfig
     training: TrainingConfig
 
 
@@ -104,5 +133,6 @@ def parse_trainer(config: Config) -> TrainerConfig:
         config.parse("model", ModelConfig),
         config.parse("masking", MaskingConfig),
         config.parse("loss", LossConfig),
+        config.parse("classify", ClassifyConfig),
         config.parse("training", TrainingConfig),
     )

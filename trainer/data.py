@@ -6,73 +6,111 @@ there; on the *host* a batch is copied out of the maps into reused buffers, pinn
 Shape suffixes: B batch, S streams, L bars, F features, W windows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cache.part import part_of
 from cache.reader import Dataset, Entry
-from configs.errors import UserError
 
 
 @dataclass(frozen=True)
 class Batch:
     """Windows as the task wants them, on the device; all lists are by stream, the base first.
 
+    What the store does not hold of these windows is an empty list.
+
     Attributes:
         index: int64 [B], the windows' numbers.
         x: float32 [B, L_j, F], normalised features.
+        padding: bool [B, L_j], rows before a recording begins.
         rows: int32 [B, L_j, 2], which rows of the base stream lie in each bar, [first, past the last).
         close_time: int64 [B, L_j], ns UTC.
         log_before: float64 [B], log close of the bar before the window (of the window's first where there is none).
+        labels: int64 [B, labels], numbers of classes; without columns where the store has none.
     """
 
     index: Tensor
     x: list[Tensor]
+    padding: list[Tensor]
     rows: list[Tensor]
     close_time: list[Tensor]
     log_before: list[Tensor]
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
 
 
+@dataclass(frozen=True)
+class Windows(Sequence[int]):
+    """The numbers of training windows: ranges in rising order, one behind another."""
+
+    ranges: tuple[range, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ranges))
+
+    def __getitem__(self, place: Any) -> Any:
+        """The window at a place; negative places count from the end."""
+        left = range(len(self))[place]
+        for one in self.ranges:
+            if left < len(one):
+                return one[left]
+            left -= len(one)
+        raise AssertionError(place)
+
+    def at(self, places: Tensor) -> Tensor:
+        """The windows at these places, int64 of the same shape; arithmetic only."""
+        numbers, passed = places + self.ranges[0].start, 0
+        for before, after in pairwise(self.ranges):
+            passed += len(before)
+            numbers = numbers + (places >= passed) * (after.start - before.stop)
+        return numbers
+
+    def first(self, count: int) -> "Windows":
+        """The first windows of the first range."""
+        return Windows((self.ranges[0][:count],))
+
+
 class WindowSource:
-    """The windows of a dataset with one symbol. Raises UserError for several.
+    """The windows of a dataset with one symbol, or of a fold. Raises UserError for several, or where there is no such.
 
     Attributes:
-        train, val: half-open ranges of window numbers.
+        train: the windows to train on.
+        val: half-open range of the numbers of those to validate on.
         seq_lens: L_j, bars a window of each stream.
         placement: "device" (at most half of the free GPU memory) or "host".
         reason: for the log, why, where there is a GPU.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device, kept: int = 1) -> None:
+    def __init__(self, dataset: Dataset, device: torch.device, kept: int = 1, fold: int | None = None) -> None:
         """`kept`: batches that stay as they are while others are fetched, where they are in the host's memory."""
-        if len(dataset.symbols) > 1:
-            first, count = next(iter(dataset.symbols)), len(dataset.symbols)
-            raise UserError(
-                f"{dataset.name} holds {count} symbols, and training on several at once is not possible yet; build a "
-                f"dataset of one, for example with data.source.symbols=[{first}]"
-            )
-        ((symbol, entries),) = dataset.symbols.items()
+        part = part_of(dataset, fold)
+        windows, streams = part.windows, list(part.streams.values())
         self.device = device
         self.seq_lens = tuple(dataset.seq_lens.values())
-        self.train = range(*dataset.splits["train"]["windows"][symbol])
-        self.val = range(*dataset.splits["val"]["windows"][symbol])
-        streams = list(entries.streams.values())
+        self.train, self.val = Windows(part.train), part.val
         self.n_features = streams[0].shape("values")[1]
-        needed = sum(entry.bytes for entry in streams) + entries.windows.bytes
+        needed = sum(entry.bytes for entry in streams) + windows.bytes
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         self.placement = "device" if needed < free // 2 else "host"
         self.reason = f"streams and windows take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of the GPU are free"
         self._home = device if self.placement == "device" else torch.device("cpu")
-        self._ends_WS = _map(entries.windows, "ends").to(self._home)
+        self._ends_WS = _map(windows, "ends").to(self._home)
         lengths = list(zip(streams, self.seq_lens, strict=True))
         self._x = [self._view(entry, "values", length) for entry, length in lengths]
         self._rows = [self._view(entry, "base_rows", length) for entry, length in lengths[1:]]
-        self._times = [self._view(entry, "close_time", length) for entry, length in lengths]
-        self._closes = [_map(entry, "close").to(self._home) for entry in streams]
+        timed = lengths if "close_time" in streams[0].manifest["arrays"] else []
+        self._times = [self._view(entry, "close_time", length) for entry, length in timed]
+        self._closes = [_map(entry, "close").to(self._home) for entry, _ in timed]
+        known = windows.manifest["arrays"]
+        self._of_windows = [_map(windows, name).to(self._home) for name in ("starts", "label") if name in known]
+        self._padded, self._labelled = "starts" in known, "label" in known
         self._kept = kept
         self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
 
@@ -85,27 +123,37 @@ class WindowSource:
 
     def fetch(self, index_B: Tensor) -> list[Tensor]:
         """What the store holds of the windows `index_B`, on the device, for `batch`."""
-        ends_BS = self._ends_WS.index_select(0, index_B.to(self._home)).long()
+        index_B = index_B.to(self._home)
+        ends_BS = self._ends_WS.index_select(0, index_B).long()
         starts = [ends_BS[:, j] - length for j, length in enumerate(self.seq_lens)]
         before = [(start - 1).clamp(min=0) for start in starts]
-        sources = (*self._x, *self._rows, *self._times, *self._closes)
-        wanted = list(zip(sources, (*starts, *starts[1:], *starts, *before), strict=True))
+        parts = (
+            (self._x, starts),
+            (self._rows, starts[1:]),
+            (self._times, starts),
+            (self._closes, before),
+            (self._of_windows, [index_B, index_B]),
+        )
+        wanted = [pair for sources, places in parts for pair in zip(sources, places, strict=False)]
         first_row = starts[0].to(self.device, torch.int32)
         if self.placement == "device":
-            return [first_row, *(source.index_select(0, start) for source, start in wanted)]
+            return [first_row, *(source.index_select(0, place) for source, place in wanted)]
         return [first_row, *self._through_buffers(wanted)]
 
     def batch(self, index_B: Tensor, fetched: list[Tensor]) -> Batch:
         """The batch of the windows `index_B` (on the device), of what was fetched of them."""
-        first_row, *found = fetched
-        count = len(self.seq_lens)
+        first_row, *rest = fetched
+        found = iter(rest)
+        x, rows, times, closes = ([next(found) for _ in of] for of in (self._x, self._rows, self._times, self._closes))
         base_BL = first_row[:, None] + torch.arange(self.seq_lens[0], dtype=torch.int32, device=self.device)
         return Batch(
             index_B,
-            found[:count],
-            [torch.stack([base_BL, base_BL + 1], dim=-1), *found[count : 2 * count - 1]],
-            found[2 * count - 1 : 3 * count - 1],
-            [close.log() for close in found[3 * count - 1 :]],
+            x,
+            [base_BL < next(found)] if self._padded else [],
+            [torch.stack([base_BL, base_BL + 1], dim=-1), *rows],
+            times,
+            [close.log() for close in closes],
+            next(found).long() if self._labelled else index_B.new_empty(len(index_B), 0),
         )
 
     def _view(self, entry: Entry, name: str, length: int) -> Tensor:
@@ -146,7 +194,7 @@ def _map(entry: Entry, name: str) -> Tensor:
     return torch.from_numpy(entry.array(name))  # the map is copy-on-write, so writable, and never written
 
 
-def spread(windows: range, count: int) -> Tensor:
-    """At most `count` window numbers spread evenly over a range, int64."""
+def spread(windows: Sequence[int], count: int) -> Tensor:
+    """At most `count` window numbers spread evenly over some, int64."""
     step = max(len(windows) / count, 1)
     return torch.tensor([windows[int(i * step)] for i in range(min(count, len(windows)))], dtype=torch.int64)

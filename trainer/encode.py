@@ -1,57 +1,53 @@
-"""Live inference: the bars of the moment, as pandas frames → the embedding of the window that ends with them.
+"""Live inference: the bars of the moment, as pandas frames → the embedding of the window that ends with them; or one
+recording, as a frame → its embedding, and what it is.
 
-    encoder = Encoder.load(Path("runs/sse"))
+    encoder = Encoder.load("runs/sse")
     encoder.encode({"m1": minutes, "h1": hours})  # float32 [1, S, latent_len, d_model]
+    Encoder.load("runs/imu").predict(recording)  # {"gesture": {"wave": 0.91, …}, …}
+    Ensemble.load("runs/imu-all").predict(recording)  # the mean over all folds
 
 Of the run's directory, encoder.json and best.safetensors are read, on any machine: no store is needed, and nothing that
 is read is executed. Windows are made by the pipeline's own functions, so that they are the store's to the last bit; for
 that the encode modules, alone in this package, import the pipeline. The training process never imports them.
 
-A frame has columns open, high, low and close, in the units of the training data (prices, not points), and a
+A frame of bars has columns open, high, low and close, in the units of the training data (prices, not points), and a
 pandas.DatetimeIndex with a zone. Its times mean what those of the training data's files mean: where bars begin under
 `label: left`, where they end under `label: right` (`Encoder.label`). The close of the last base bar is the decision
 time, so the last base bar must be finished; whether it is, only the caller knows.
 
-A store's very first window, which has no bar before it, is the one that cannot be made here.
+A store's very first window, which has no bar before it, is the one that cannot be made here. A frame of a recording
+has a row a moment and the channels that the run was trained on; other columns are not read.
 
 Shape suffixes: B batch, S timeframes, L bars, F features.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from cache.keys import file_md5
-from cache.recipe import BarsSource, Recipe, Session, Window
-from cache.schema import fault
+from cache.layout import SEQUENCES
 from configs.errors import UserError
 from configs.loader import Config
-from pipeline.features import FEATURE_SETS
 from trainer.checkpoint import load_weights
+from trainer.classifier import Classifier
 from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
-from trainer.encode_frames import Inputs, Scaling, make_window
-from trainer.masking import all_visible, model_inputs
-from trainer.model import MaskedAutoencoder
-from trainer.runs import ENCODER_FORMAT
+from trainer.described import identity, uneven_latents
+from trainer.encode_description import inputs_of, read_description
+from trainer.encode_frames import make_window
+from trainer.encode_inputs import Inputs
+from trainer.encode_recordings import RecordingInputs, recording_inputs, recording_window
+from trainer.masking import Masks, all_visible, apply_masks, model_inputs
+from trainer.model import MaskedAutoencoder, WindowModel
 
-_DESCRIPTION = {
-    "dataset": str,
-    "timeframes": [str],
-    "seq_lens": {str: int},
-    "bar_lengths": {str: int},
-    "features": {"set": str, "version": int, "columns": [str]},
-    "statistics": {str: {str: {"mean": {str: float}, "std": {str: float}}}},
-    "source": {"label": str, "files": [str]},
-    "window": {"min_coverage": float, "max_staleness": {str: str}},
-    "model": dict,
-}
+Frames = Mapping[str, pd.DataFrame] | pd.DataFrame
+Classes = dict[str, dict[str, float]]
 
 
 class Encoder:
@@ -61,38 +57,49 @@ class Encoder:
         run: where it comes from.
         described: what encoder.json says.
         weights: MD5 of best.safetensors.
-        inputs: how windows are made.
-        model: the whole autoencoder.
+        model: the whole model.
         program: what `embed` runs, and export_encoder saves.
     """
 
-    def __init__(self, run: Path, described: dict[str, Any], weights: str, model: MaskedAutoencoder) -> None:
+    def __init__(self, run: Path, described: dict[str, Any], weights: str, model: WindowModel) -> None:
         self.run, self.described, self.weights, self.model = run, described, weights, model
-        self.inputs = inputs_of(described)
-        self.program = WindowEncoder(model).to(self.device).eval()
+        self.program = self._program().to(self.device).eval()
 
     @classmethod
-    def load(cls, run: Path, device: str | torch.device = "cpu") -> "Encoder":
-        """The encoder with a run's best weights. Raises UserError for a run that lacks what is needed."""
+    def load(cls, run: str | Path, device: str | torch.device = "cpu") -> "Encoder":
+        """The encoder with a run's best weights.
+
+        Raises UserError for a run that lacks what is needed or is damaged, and a device that is not there.
+        """
+        run = Path(run)
+        if (run / "fold0").is_dir():
+            raise UserError(f"{run}: holds a run for every fold; load {run / 'fold0'}, or all by Ensemble.load")
         described = read_description(run)
         weights = run / "best.safetensors"
         if not weights.is_file():
             raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
         settings = Config(run / "encoder.json", {"model": described["model"]}, {}, ()).parse("model", ModelConfig)
-        latents = {name: -(-length // settings.latent_stride) for name, length in described["seq_lens"].items()}
-        if len(set(latents.values())) > 1:
-            counts = ", ".join(f"{count} of {name}" for name, count in latents.items())
+        if counts := uneven_latents(described["seq_lens"], settings.latent_stride):
             raise UserError(
                 f"{run}: windows have different numbers of latents ({counts}), which make no one array; train with one "
                 "data.window.seq_len for all timeframes"
             )
-        seq_lens, bar_lengths = (tuple(described[name].values()) for name in ("seq_lens", "bar_lengths"))
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced, and the caller's dice are theirs
-            features = described["features"]["columns"]
-            model = MaskedAutoencoder(len(features), CLOCK_CHANNELS, seq_lens, bar_lengths, settings)
+            model = _model_of(described, settings)
         digest = file_md5(weights)
-        load_weights(weights, model)
-        return cls(run, described, digest, model.to(device).eval())
+        load_weights(weights, model, identity(described))
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch built without CUDA asserts that it was
+            words = str(error).splitlines()[0]
+            raise UserError(f"device {str(device)!r} cannot be used: {words}; leave it out, or use 'cpu'") from None
+        kind = RecordingEncoder if described["kind"] == SEQUENCES else Encoder
+        return kind(run, described, digest, model.eval())
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """How windows of bars are made."""
+        return inputs_of(self.described)
 
     @property
     def label(self) -> str:
@@ -104,27 +111,34 @@ class Encoder:
         """Where the model is."""
         return self.model.backbone.stems.timeframe_embedding.device
 
-    def encode(self, bars: Mapping[str, pd.DataFrame], symbol: str | None = None) -> Tensor:
+    def encode(self, bars: Frames, symbol: str | None = None) -> Tensor:
         """Embed the window that ends with the last base bar: float32 [1, S, latent_len, d_model], on the device.
 
         Args:
-            bars: a frame a timeframe, each of the window's bars and one before them at least; older ones may follow,
-                and are ignored. A timeframe that has no frame is derived from the base.
+            bars: a frame a timeframe, each of the window's bars and one before them at least; of older ones only the
+                times are looked at. A timeframe that has no frame is derived from the base.
             symbol: whose statistics to scale by, where the run has those of several.
 
         Raises:
             UserError: for a frame that is not as told above, holds rows that cannot be true among those needed, is too
                 short, holds a bar that closes after the decision time, or lacks one that had closed by then. It names
-                timeframe, bar and remedy. (A bar is known to be lacking from base bars after the last one; a base frame
-                that reaches back over two bars of the longest timeframe always tells.)
+                timeframe, bar and remedy. (Which bars are lacking is told by those of shorter timeframes, as far back
+                as they reach; beyond, by a last bar older than any in training. Other gaps are times without trading.)
         """
         return self.embed(*self.windows(bars, symbol))
 
-    def windows(self, bars: Mapping[str, pd.DataFrame], symbol: str | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    def predict(self, frame: pd.DataFrame) -> Classes:
+        """The probability of every class, by label: of recordings only. Raises UserError."""
+        raise UserError(f"{self.run}: was not trained to tell classes (training.task=classify); use encode()")
+
+    def windows(self, bars: Frames, symbol: str | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """The window that `encode` embeds, a timeframe each, the base first, on the CPU.
 
         Normalised features float32 [1, L_j, F], and close times int64 [1, L_j], ns UTC.
         """
+        if not isinstance(bars, Mapping):
+            what = type(bars).__name__
+            raise UserError(f"bars is a {what}; give a frame a timeframe, such as {{{self.inputs.base!r}: frame}}")
         known = list(self.inputs.scaling)
         if symbol is None and len(known) > 1:
             raise UserError(f"{self.run}: has statistics of several symbols; name one as `symbol`: {', '.join(known)}")
@@ -134,83 +148,74 @@ class Encoder:
         return tuple([torch.from_numpy(one)[None] for one in parts] for parts in zip(*window, strict=True))  # type: ignore[return-value]
 
     @torch.no_grad()  # not inference_mode, whose tensors a policy could not be trained on
-    def embed(self, x: list[Tensor], close_time: list[Tensor]) -> Tensor:
-        """Embed windows, float32 [B, L_j, F] and int64 [B, L_j] a timeframe: float32 [B, S, latent_len, d_model].
+    def embed(self, x: list[Tensor], known: list[Tensor]) -> Tensor:
+        """Embed windows as `windows` gives them, but any number B of them: float32 [B, S, latent_len, d_model].
 
         The last bits of an embedding depend on the size of its batch, because matrix products are split by it.
         """
-        embedded: Tensor = self.program(*([one.to(self.device) for one in part] for part in (x, close_time)))
+        embedded: Tensor = self.program(*([one.to(self.device) for one in part] for part in (x, known)))
         return embedded
 
-
-def read_description(run: Path) -> dict[str, Any]:
-    """encoder.json of a run. Raises UserError when it is missing, damaged, or of features that this version lacks."""
-    path = run / "encoder.json"
-    try:
-        described = json.loads(path.read_bytes())
-        found = described["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        what = "no run there" if not (run / "config.yaml").is_file() else "recorded by a version that did not write it"
-        raise UserError(f"{path}: missing ({what}); bin/train makes runs that have it") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{path}: damaged; copy it again from where the run was trained") from None
-    if found != ENCODER_FORMAT:
-        raise UserError(f"{path}: has format {found}, and this version reads {ENCODER_FORMAT}; train the run again")
-    wrong = fault(described, _DESCRIPTION) or _contradiction(described)
-    if wrong:
-        raise UserError(f"{path}: damaged, {wrong}; copy it again from where the run was trained")
-    features = described["features"]
-    known = FEATURE_SETS.get(features["set"])
-    if known is None or (known.version, list(known.columns)) != (features["version"], features["columns"]):
-        here = f"version {known.version}" if known else "none of that name"
-        raise UserError(
-            f"{path}: trained on version {features['version']} of the feature set {features['set']}, and this version "
-            f"of Headstart has {here}; use the one it was trained with, or train again"
-        )
-    return dict(described)
+    def _program(self) -> nn.Module:
+        return WindowEncoder(self.model)
 
 
-def _contradiction(described: dict[str, Any]) -> str:
-    names, columns = described["timeframes"], described["features"]["columns"]
-    parts = [described["seq_lens"], described["bar_lengths"], *described["statistics"].values()]
-    if not names or not described["statistics"] or any(list(part) != names for part in parts):
-        return "its parts are not of the same timeframes"
-    moments = [moment for of in described["statistics"].values() for both in of.values() for moment in both.values()]
-    return "" if all(list(moment) == columns for moment in moments) else "its statistics are not of its features"
+class RecordingEncoder(Encoder):
+    """The encoder of a run on recordings, and what it tells of them."""
 
+    @cached_property
+    def recording(self) -> RecordingInputs:
+        """How windows of recordings are made. Raises UserError."""
+        return recording_inputs(self.described)
 
-def inputs_of(described: dict[str, Any]) -> Inputs:
-    """How windows are made, from what encoder.json says."""
-    source, limits = described["source"], described["window"]
-    window = Window(
-        seq_len=described["seq_lens"],
-        span=None,
-        min_bars=1,
-        stride=1,  # it would count from the first bar of a series
-        min_coverage=limits["min_coverage"],
-        max_staleness=limits["max_staleness"],
-    )
-    session = Session(**source["session"]) if source.get("session") else None
-    scaling = {
-        symbol: {
-            name: Scaling(*(np.array(list(both[kind].values()), np.float64) for kind in ("mean", "std")))
-            for name, both in of.items()
+    def windows(self, bars: Frames, symbol: str | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """The window of a recording: normalised features float32 [1, L, F], and bool [1, L] where rows are padding."""
+        if not isinstance(bars, pd.DataFrame):
+            raise UserError(f"frame is a {type(bars).__name__}, not a pandas.DataFrame with a row a moment")
+        values, padding = recording_window(self.recording, bars)
+        return [torch.from_numpy(values)[None]], [torch.from_numpy(padding)[None]]
+
+    @torch.no_grad()
+    def predict(self, frame: pd.DataFrame) -> Classes:
+        """The probability of every class, by label, of one recording. Raises UserError."""
+        if not isinstance(self.model, Classifier):
+            return super().predict(frame)
+        x, padding = ([one.to(self.device) for one in part] for part in self.windows(frame))
+        logits = self.model(apply_masks(x, Masks(padding), ()))
+        return {
+            name: dict(zip(known, one[0].double().softmax(dim=0).tolist(), strict=True))
+            for (name, known), one in zip(self.described["classes"].items(), logits, strict=True)
         }
-        for symbol, of in described["statistics"].items()
-    }
-    read: dict[str, Any] = {"label": source["label"], "session": session}
-    made: dict[str, Any] = {"timeframes": described["timeframes"], "window": window}
-    return Inputs(
-        BarsSource.model_construct(**read),
-        Recipe.model_construct(**made),
-        described["bar_lengths"],
-        frozenset(source["files"]),
-        FEATURE_SETS[described["features"]["set"]],
-        scaling,
-    )
+
+    def _program(self) -> nn.Module:
+        return RecordingProgram(self.model)
 
 
-def export_encoder(encoder: Encoder, path: Path) -> None:
+class Ensemble:
+    """The encoders of all folds together."""
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        self.encoders = tuple(encoders)
+
+    @classmethod
+    def load(cls, run: str | Path, device: str | torch.device = "cpu") -> "Ensemble":
+        """Those of a run of all folds. Raises UserError where one lacks what is needed."""
+        run = Path(run)
+        folds = sorted(run.glob("fold[0-9]*"), key=lambda path: int(path.name.removeprefix("fold")))
+        if not folds:
+            raise UserError(f"{run}: no run of all folds there; bin/train --fold all makes one")
+        return cls([Encoder.load(fold, device) for fold in folds])
+
+    def predict(self, frame: pd.DataFrame) -> Classes:
+        """The mean probability of every class, by label, of one recording. Raises UserError."""
+        found = [encoder.predict(frame) for encoder in self.encoders]
+        return {
+            name: {one: sum(each[name][one] for each in found) / len(found) for one in classes}
+            for name, classes in found[0].items()
+        }
+
+
+def export_encoder(encoder: Encoder, path: str | Path) -> None:
     """Save the encoder as an ExportedProgram (.pt2) for the machine's device type, for use without Headstart.
 
     `torch.export.load(path).module()` takes what `Encoder.embed` takes, with any B ≥ 1: a list of normalised features,
@@ -219,10 +224,15 @@ def export_encoder(encoder: Encoder, path: Path) -> None:
     load none from elsewhere. `Encoder.load` reads JSON and safetensors and executes nothing.
 
     Raises:
-        UserError: for a path that does not end in .pt2.
+        UserError: for a path that does not end in .pt2, or lies in a folder that is not there.
     """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     if path.suffix != ".pt2":
         raise UserError(f"{path}: torch.export writes files that end in .pt2; name it {path.with_suffix('.pt2')}")
+    if isinstance(encoder, RecordingEncoder):
+        raise UserError(f"{encoder.run}: was trained on recordings, of which there is no export; use predict()")
     width = len(encoder.inputs.features.columns)
     lengths = encoder.inputs.recipe.seq_lens.values()
     x = [torch.zeros(2, length, width, device=encoder.device) for length in lengths]
@@ -238,7 +248,7 @@ class WindowEncoder(nn.Module):
 
     clock: Tensor
 
-    def __init__(self, model: MaskedAutoencoder) -> None:
+    def __init__(self, model: WindowModel) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("clock", clock_table(), persistent=False)
@@ -246,3 +256,26 @@ class WindowEncoder(nn.Module):
     def forward(self, x: list[Tensor], close_time: list[Tensor]) -> Tensor:
         """Features [B, L_j, F] and close times [B, L_j] a timeframe → [B, S, latent_len, d_model]."""
         return self.model.encode(model_inputs(x, all_visible(x), (), close_time, self.clock))
+
+
+class RecordingProgram(nn.Module):
+    """The same for recordings."""
+
+    def __init__(self, model: WindowModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: list[Tensor], padding: list[Tensor]) -> Tensor:
+        """Features [B, L, F] and padding [B, L] → [B, 1, latent_len, d_model]."""
+        return self.model.encode(apply_masks(x, Masks(padding), ()))
+
+
+def _model_of(described: dict[str, Any], settings: ModelConfig) -> WindowModel:
+    n_features = len(described["features"]["columns"])
+    seq_lens, bar_lengths = (tuple(described[name].values()) for name in ("seq_lens", "bar_lengths"))
+    if described["task"] == "classify":
+        n_classes = tuple(map(len, described["classes"].values()))
+        return Classifier(n_features, seq_lens, bar_lengths, settings, n_classes)
+    if described["kind"] == SEQUENCES:
+        return MaskedAutoencoder(n_features, 0, seq_lens, bar_lengths, settings, n_features)
+    return MaskedAutoencoder(n_features, CLOCK_CHANNELS, seq_lens, bar_lengths, settings)

@@ -12,6 +12,8 @@ from time import perf_counter
 import click
 
 from cache.console import Console, command, examples, run
+from cache.files import check_output
+from configs.errors import UserError
 from trainer.runs import open_run
 
 
@@ -23,6 +25,7 @@ from trainer.runs import open_run
     )
 )
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path), help="The store.  [default: the one it was trained on]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The folder to write embeddings to.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Windows at a time.")
 @click.option(
@@ -34,7 +37,9 @@ from trainer.runs import open_run
 )
 @click.option("--latency", is_flag=True, help="Measure how long one window takes on the CPU; needs no store.")
 @click.option("--windows", type=click.IntRange(1), default=200, show_default=True, help="Windows for --latency.")
-def main(run: Path, out: Path | None, batch_size: int, split: str, latency: bool, windows: int) -> None:
+def main(
+    run: Path, store: Path | None, out: Path | None, batch_size: int, split: str, latency: bool, windows: int
+) -> None:
     """Embed the windows of the dataset that RUN was trained on, with its best weights.
 
     DIR/encode.json tells what DIR holds, and lists its parts in order of time. Each part, DIR/parts/<md5>, is a Zarr v3
@@ -44,13 +49,16 @@ def main(run: Path, out: Path | None, batch_size: int, split: str, latency: bool
     """
     if latency == (out is not None):
         raise click.UsageError("give either --out DIR, to write embeddings, or --latency")
+    if out:
+        check_output("--out", out, folder=True)
     console = Console(sys.stdout)
     console.line(f"Encoding with {run}")
     if out is None:
         measure(console, run, windows)
         return
     with console.phase("open run"):
-        _, dataset = open_run(run)
+        _, dataset, _ = open_run(run, store)
+        check_bars(dataset.kind, run)
     with console.phase("import torch, pandas, numba"):
         import torch
 
@@ -82,6 +90,7 @@ def measure(console: Console, run: Path, windows: int) -> None:
         from trainer.encode_latency import latencies
     with console.phase("load encoder"):
         encoder = Encoder.load(run)
+        check_bars(encoder.described["kind"], run)
     with console.bar("encode", "windows", windows) as bar:
         p50, p99 = np.percentile(latencies(encoder, windows, bar.update), [50, 99])
     lengths = " ".join(f"{name}×{length}" for name, length in encoder.inputs.recipe.seq_lens.items())
@@ -89,6 +98,14 @@ def measure(console: Console, run: Path, windows: int) -> None:
         f"One window of {lengths}, from frames to embedding on the CPU ({torch.get_num_threads()} threads): p50 "
         f"{p50:.2f} ms, p99 {p99:.2f} ms of {windows:,} windows"
     )
+
+
+def check_bars(kind: str, run: Path) -> None:
+    """Raise UserError for a run on anything else."""
+    if kind != "bars":
+        raise UserError(
+            f"{run}: was trained on recordings, and bin/encode embeds bars; use Encoder.load(run) in Python"
+        )
 
 
 if __name__ == "__main__":

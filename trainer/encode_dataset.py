@@ -35,8 +35,9 @@ from cache.writer import EntryWriter
 from configs.errors import UserError
 from configs.loader import differences
 from trainer.data import WindowSource
+from trainer.described import describe_inputs
 from trainer.encode import Encoder
-from trainer.runs import describe_inputs, write_json
+from trainer.runs import write_json
 
 PART_BYTES = 64_000_000
 PART_VERSION = 1
@@ -55,11 +56,13 @@ def encode_at(encoder: Encoder, dataset: Dataset, times: Any, batch_size: int = 
     Raises:
         UserError: for a time without a window (naming the nearest), or a dataset that the encoder was not made for.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be 1 at least")
     check_dataset(encoder, dataset)
     numbers = window_numbers(dataset, times)
     source = WindowSource(dataset, encoder.device)
     batches = numbers.split(batch_size) if len(numbers) else ()
-    return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, source, batches)])
+    return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, dataset, source, batches)])
 
 
 def window_numbers(dataset: Dataset, times: Any) -> Tensor:
@@ -69,6 +72,11 @@ def window_numbers(dataset: Dataset, times: Any) -> Tensor:
             raise UserError("times have no zone; say which it is, for example with tz_localize('UTC')")
         times = times.as_unit("ns").asi8
     wanted = np.asarray(times)
+    if wanted.ndim != 1:
+        raise UserError(
+            f"times is {times!r}, not several in a row; give a pandas.DatetimeIndex with a zone, or a list of whole "
+            "nanoseconds since 1970 UTC"
+        )
     if wanted.dtype.kind not in "iu" and len(wanted):
         raise UserError(
             f"times are {wanted.dtype}; give a pandas.DatetimeIndex with a zone, or whole nanoseconds since 1970 UTC"
@@ -93,21 +101,28 @@ def check_dataset(encoder: Encoder, dataset: Dataset) -> None:
     if dataset.entry.key == encoder.described["dataset"]:
         return
     here = describe_inputs(dataset)
-    for part in ("timeframes", "seq_lens", "bar_lengths", "features", "statistics"):
-        for key, old, new in differences({part: encoder.described[part]}, {part: here.get(part)}):
-            raise UserError(
-                f"{dataset.name}: not what {encoder.run} was trained on: {key} was {old}, and is {new}; name the "
-                "dataset that it was trained on, or train on this one"
-            )
+    parts = ("timeframes", "seq_lens", "bar_lengths", "features")
+    then, now = ({part: of.get(part) for part in parts} for of in (encoder.described, here))
+    changed = [f"  {key}: {old} then, {new} now" for key, old, new in differences(then, now)]
+    if encoder.described["statistics"] != here["statistics"]:
+        changed.append("  statistics, by which features are scaled: of other training bars")
+    if changed:
+        raise UserError(
+            "\n".join([f"{dataset.name}: not what {encoder.run} was trained on:", *changed])
+            + "\nName the dataset that it was trained on, or train on this one"
+        )
 
 
-def encode_dataset(encoder: Encoder, dataset: Dataset, out: Path, split: str, batch_size: int, advance: Advance) -> int:
+def encode_dataset(
+    encoder: Encoder, dataset: Dataset, out: str | Path, split: str, batch_size: int, advance: Advance
+) -> int:
     """Write the embeddings of a split of a dataset into a folder, as told above. Returns how many were made now.
 
     Goes on where an earlier call was stopped, with any batch size. `advance` hears of windows done, also of those found
     done. Raises UserError when the folder holds anything else, or another process is at work there.
     """
     check_dataset(encoder, dataset)
+    out = Path(out)
     source, windows = WindowSource(dataset, encoder.device), window_range(dataset, split)
     of = {"weights": encoder.weights, "dataset": dataset.entry.key, "split": split}
     ranges = list(part_ranges(windows, shape_of(encoder)))
@@ -130,7 +145,7 @@ def encode_dataset(encoder: Encoder, dataset: Dataset, out: Path, split: str, ba
                 advance(len(one))
                 continue
             with EntryWriter(out, part) as entry:
-                embedded = _embedded(encoder, source, torch.arange(one.start, one.stop).split(batch_size))
+                embedded = _embedded(encoder, dataset, source, torch.arange(one.start, one.stop).split(batch_size))
                 _fill(entry, shape_of(encoder), dataset, one, embedded, advance)
                 details = {name: record[name] for name in ("run", "dataset", "timeframes")}
                 entry.publish(**details, batch_size=batch_size, device=encoder.device.type)
@@ -170,10 +185,20 @@ def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
         yield range(start, min(start + size, windows.stop))
 
 
-def _embedded(encoder: Encoder, source: WindowSource, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _embedded(encoder: Encoder, dataset: Dataset, source: WindowSource, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Embeddings of batches of windows, on the CPU. Raises UserError where one is not finite."""
+    _, entries = _only(dataset)
     for index in batches:
         batch = source.gather(index)
-        yield encoder.embed(batch.x, batch.close_time).cpu()
+        embedded = encoder.embed(batch.x, batch.close_time).cpu()
+        whole = embedded.isfinite().flatten(1).all(dim=1)
+        if not whole.all():
+            t = int(entries.windows.array("time")[index[int((~whole).int().argmax())]])
+            raise UserError(
+                f"{encoder.run / 'best.safetensors'}: makes numbers that are not finite of the window of "
+                f"{dataset.name} at {format_time(t)}; train again, with a lower training.lr"
+            )
+        yield embedded
 
 
 def _fill(
@@ -201,8 +226,11 @@ def _claimed(out: Path, of: Mapping[str, str]) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(out / ".lock", timeout=0):
-            _check_folder(out, of)
-            yield
+            try:
+                _check_folder(out, of)
+                yield
+            finally:
+                (out / ".lock").unlink(missing_ok=True)
     except filelock.Timeout:
         raise UserError(f"{out}: another process is encoding there; wait for it, or name another --out") from None
 

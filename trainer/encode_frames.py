@@ -6,14 +6,14 @@ here is the store's to the last bit. What a frame must hold is told in trainer/e
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cache.recipe import BarsSource, Policy, Recipe
-from cache.timeframes import duration_ns, format_ns, format_time, timeframe_ns
+from cache.recipe import Policy
+from cache.timeframes import duration_ns, format_ns, format_time
 from configs.errors import UserError
 from pipeline import kernels
 from pipeline.align import Dropped, align
@@ -21,50 +21,12 @@ from pipeline.bars import Block, bar_times
 from pipeline.certify_streams import Stretch, raw_features
 from pipeline.derive import bucket_bounds, derive_bars
 from pipeline.faults import RowError, Rows, true_rows
-from pipeline.features import FeatureSet
+from trainer.encode_gaps import check_bars
+from trainer.encode_inputs import Inputs
 
 PRICES = ("open", "high", "low", "close")
 _REFUSE = Policy.model_validate(dict.fromkeys(Policy.model_fields, "error"))
 _REMEDIES = {"duplicate": "remove one of the two", "unsorted": "sort the frame by time, with sort_index()"}
-_HOUR_NS = timeframe_ns("h1")
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Mean and standard deviation of a stream's features, float64 [F]."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What decides a window: the recipe's part of it, and the statistics of the training rows.
-
-    Of `source` only `label` and `session` are there, of `recipe` only `timeframes` (base first) and `window`.
-    `from_files` names the timeframes that training did not derive; `scaling` is by symbol and timeframe.
-    """
-
-    source: BarsSource
-    recipe: Recipe
-    bar_lengths: Mapping[str, int]
-    from_files: frozenset[str]
-    features: FeatureSet
-    scaling: Mapping[str, Mapping[str, Scaling]]
-
-    @property
-    def base(self) -> str:
-        """The timeframe whose bar closes are the decision times."""
-        return self.recipe.base
-
-    def needed(self, timeframe: str) -> int:
-        """Bars of a timeframe that make a window: its own, and those before it that its features read."""
-        return self.recipe.seq_lens[timeframe] + self.features.lookback
-
-    def needed_words(self, timeframe: str) -> str:
-        """For messages: `49 are needed (48 a window and 1 before it)`."""
-        length, before = self.recipe.seq_lens[timeframe], self.features.lookback
-        return f"{length + before:,} are needed ({length:,} a window and {before} before it)"
 
 
 def make_window(
@@ -87,15 +49,15 @@ def completed_bars(inputs: Inputs, bars: Mapping[str, pd.DataFrame]) -> dict[str
     if base not in bars:
         raise UserError(f"bars lacks {base}, the base timeframe: its last bar's close is the decision time")
     derived = [name for name in timeframes if name not in bars]
-    # where nothing is derived, base bars beyond the window only show whether a longer timeframe lacks a bar
-    rows = sys.maxsize if derived else max(inputs.needed(base), 2 * max(inputs.bar_lengths.values()))
-    found = {base: _bars_of(inputs, base, bars[base], rows)}
+    found = {base: _bars_of(inputs, base, bars[base], sys.maxsize if derived else inputs.needed(base))}
+    labels = {base: _labels(bars[base])}
     for name in timeframes[1:]:
         if name in derived:
             found[name] = _derived(inputs, name, found[base])
         else:
             found[name] = _bars_of(inputs, name, bars[name], inputs.needed(name))
-            _check_newest(inputs, name, found[name], found[base])
+            check_bars(inputs, name, found, labels)
+            labels |= {} if name in inputs.from_files else {name: _labels(bars[name])}
     found = {name: _last(block, inputs.needed(name)) for name, block in found.items()}
     _check_window(inputs, found)
     return found
@@ -143,6 +105,8 @@ def _columns(where: str, frame: pd.DataFrame, rows: int, label: str) -> tuple[ND
             f"{where} lacks the column {missing[0]}; it has {', '.join(map(str, frame.columns)) or 'none'}. Rename "
             "them to open, high, low and close"
         )
+    if twice := [name for name in PRICES if list(frame.columns).count(name) > 1]:
+        raise UserError(f"{where} has the column {twice[0]} more than once; keep one")
     if not isinstance(frame.index, pd.DatetimeIndex):
         begin_or_end = "begin" if label == "left" else "end"
         raise UserError(
@@ -157,14 +121,22 @@ def _columns(where: str, frame: pd.DataFrame, rows: int, label: str) -> tuple[ND
         )
     ohlc = np.empty((len(index), 4))
     for k, name in enumerate(PRICES):
-        column = frame[name]
-        try:
-            ohlc[:, k] = column.to_numpy()[-rows:]
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{where}: column {name} holds {column.dtype}, not numbers; convert it to float64"
-            ) from None
+        ohlc[:, k] = real_numbers(f"{where}: column {name}", frame[name])[-rows:]
     return index.as_unit("ns").asi8, ohlc
+
+
+def _labels(frame: pd.DataFrame) -> NDArray[np.int64]:
+    return pd.DatetimeIndex(frame.index).as_unit("ns").asi8
+
+
+def real_numbers(where: str, column: "pd.Series[Any]") -> NDArray[Any]:
+    """A column as an array, NaN where pandas has nothing. Raises UserError for anything but integers and floats.
+
+    Text of numbers, booleans and objects would become floats as well, but nobody who gives them means prices.
+    """
+    if column.dtype.kind not in "iuf":
+        raise UserError(f"{where} holds {column.dtype}, not numbers; convert it to float64")
+    return column.to_numpy() if isinstance(column.dtype, np.dtype) else column.to_numpy(np.float64, na_value=np.nan)
 
 
 def _worded(timeframe: str, error: RowError) -> str:
@@ -189,38 +161,6 @@ def _derived(inputs: Inputs, timeframe: str, base: Block) -> Block:
             f"{rows:,} {inputs.base} bars, more where there are gaps between them, or a frame of {timeframe} bars"
         )
     return made
-
-
-def _check_newest(inputs: Inputs, timeframe: str, bars: Block, base: Block) -> None:
-    """Whether a timeframe that was given ends with the last of its bars that had closed at the decision time.
-
-    A bar is lacking where base bars after the last one make a whole one. Bars from files may begin at other times than
-    derived ones; there, it takes a base bar so old that any bar around it has closed.
-    """
-    t, last = int(base.close_time[-1]), int(bars.close_time[-1])
-    unfinished = bars.close_time > t
-    if unfinished.any():
-        at = int(unfinished.argmax())
-        raise UserError(
-            f"bars[{timeframe!r}]: the bar that begins at {format_time(bars.open_time[at])} is unfinished: it closes "
-            f"at {format_time(bars.close_time[at])}, after the decision time {format_time(t)}, at which the last "
-            f"{inputs.base} bar closes; leave it out"
-        )
-    since = int(np.searchsorted(base.open_time, last))
-    if since == len(base.open_time):
-        return
-    after = Block(base.open_time[since:], base.close_time[since:], base.ohlc[since:])
-    if timeframe in inputs.from_files:
-        longest = timeframe_ns(timeframe) + (_HOUR_NS if timeframe == "d" else 0)  # a day has up to 25 hours
-        lacking = int(after.open_time[0]) + longest <= t
-    else:
-        lacking = bool(list(derive_bars([after], timeframe, inputs.source.session)))
-    if lacking:
-        raise UserError(
-            f"bars[{timeframe!r}] is stale: its last bar closed at {format_time(last)}, and {inputs.base} bars since "
-            f"{format_time(after.open_time[0])} show that another had closed by the decision time {format_time(t)}; "
-            f"add what is missing, or leave {timeframe} out to have it derived"
-        )
 
 
 def _check_window(inputs: Inputs, bars: Mapping[str, Block]) -> None:

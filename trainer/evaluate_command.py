@@ -8,11 +8,16 @@ if __name__ == "__main__":  # before all that takes a while to load
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cache.console import Console, command, examples, run
+from cache.files import check_output, write_atomically
+from cache.reader import Dataset
 from configs.errors import UserError
+from trainer.config import TrainerConfig
+from trainer.described import describe_encoder, identity
 from trainer.runs import open_run, write_json
 
 
@@ -21,28 +26,66 @@ from trainer.runs import open_run, write_json
         "bin/evaluate runs/demo",
         "bin/evaluate runs/demo --probe",
         "bin/evaluate runs/sse --output sse.json --plots pictures",
+        "bin/evaluate runs/sse --report sse.html",
     )
 )
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path), help="The store.  [default: the one it was trained on]")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the scores as JSON.")
 @click.option(
     "--plots",
     type=click.Path(path_type=Path),
-    help="Draw reconstructions, candles, masks, losses and correlations into this folder (needs matplotlib).",
+    help="Draw into this folder (needs matplotlib): reconstructions, candles, masks, losses and correlations, or what "
+    "was taken for what.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Draw all of it as one HTML file to look at."
 )
 @click.option("--probe", is_flag=True, help="Ask what the frozen encoder knows: volatility, direction, time of day.")
-def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> None:
-    """Score a run's best weights on the hidden bars of the validation split.
+def main(
+    run: Path, store: Path | None, output: Path | None, plots: Path | None, report: Path | None, probe: bool
+) -> None:
+    """Score a run's best weights on the validation split.
 
-    The model stands beside its baselines: the last visible bar carried forward, a straight line across each hidden
-    block and, for the range of a bar, the mean of its hour of the week.
+    A model that reconstructs bars stands, on the hidden ones, beside its baselines: the last visible bar carried
+    forward, a straight line across each hidden block and, for the range of a bar, the mean of its hour of the week. One
+    that classifies recordings stands beside the class that most training recordings are of.
     """
     if plots and find_spec("matplotlib") is None:
         raise UserError("--plots needs matplotlib; install it with: pip install matplotlib")
+    for option, path in (("--output", output), ("--plots", plots), ("--report", report)):
+        if path:
+            check_output(option, path, folder=option == "--plots")
     console = Console(sys.stdout)
     console.line(f"Evaluating {run}")
     with console.phase("open run"):
-        config, dataset = open_run(run)
+        config, dataset, fold = open_run(run, store)
+    if config.training.task == "reconstruct" and dataset.folds:
+        raise UserError(
+            f"{run}: reconstructs recordings, and bin/evaluate scores prices and classes; its losses, beside those of "
+            f"the last value carried, stand in {run / 'metrics.jsonl'}"
+        )
+    if probe and dataset.folds:
+        raise UserError("--probe asks what an encoder of bars knows; leave it out")
+    score = score_bars if config.training.task == "reconstruct" else score_classes
+    result = score(run, config, dataset, fold, plots, report, probe, console)
+    if output:
+        result["summary"] = {"run": str(run), "dataset": dataset.entry.key, **result["summary"]}
+        write_json(output, result)
+        console.line(f"scores: {output}")
+
+
+def score_bars(
+    run: Path,
+    config: TrainerConfig,
+    dataset: Dataset,
+    fold: int | None,
+    plots: Path | None,
+    report: Path | None,
+    probe: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Print, and draw, how well hidden bars are reconstructed."""
     with console.phase("import torch"):
         import torch
 
@@ -50,15 +93,14 @@ def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> Non
         from trainer.data import WindowSource
         from trainer.evaluate import evaluate
         from trainer.probes import probe_encoder
+        from trainer.reconstruct import reconstruct_task
         from trainer.report import probe_table, table
-        from trainer.tasks import reconstruct_task
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, task = WindowSource(dataset, device), reconstruct_task(config, dataset, device)
     model = task.build_model().to(device)
-    load_weights(run / "best.safetensors", model)
+    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
     with console.bar("reconstruct", "windows", len(source.val)) as bar:
         result = evaluate(model, task, dataset, source, bar.update)
-    result["summary"] = {"run": str(run), "dataset": dataset.entry.key, **result["summary"]}
     for line in table(result):
         console.line(line)
     if probe:
@@ -66,9 +108,6 @@ def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> Non
             result["probes"] = probe_encoder(model, task, dataset, source)
         for line in probe_table(result["probes"]):
             console.line(line)
-    if output:
-        write_json(output, result)
-        console.line(f"scores: {output}")
     if plots:
         from trainer.plots import draw_all
 
@@ -76,6 +115,62 @@ def main(run: Path, output: Path | None, plots: Path | None, probe: bool) -> Non
             paths = draw_all(model, task, dataset, source, result, run / "metrics.jsonl", plots)
         for path in paths:
             console.line(f"picture: {path}")
+    if report:
+        from trainer.report_candles import candles_section
+        from trainer.report_page import bars_page
+
+        with console.phase("report"):
+            candles = candles_section(model, task, dataset, source)
+            write_atomically(report, bars_page(run, dataset, result, candles).encode())
+        console.line(f"report: {report}; open it in a browser")
+    return result
+
+
+def identity_of(config: TrainerConfig, dataset: Dataset, fold: int | None) -> dict[str, Any]:
+    """What the weights of a run tell of it."""
+    return identity(describe_encoder(config.training.task, config.model.model_dump(), dataset, fold))
+
+
+def score_classes(
+    run: Path,
+    config: TrainerConfig,
+    dataset: Dataset,
+    fold: int | None,
+    plots: Path | None,
+    report: Path | None,
+    probe: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Print, and draw, how well classes are told."""
+    with console.phase("import torch"):
+        import torch
+
+        from trainer.checkpoint import load_weights
+        from trainer.classify import classify_task
+        from trainer.data import WindowSource
+        from trainer.evaluate_classes import class_table, evaluate_classes
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source, task = WindowSource(dataset, device, fold=fold), classify_task(config, dataset, device, fold)
+    model = task.build_model().to(device)
+    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
+    with console.bar("classify", "windows", len(source.val)) as bar:
+        result = evaluate_classes(model, task, source, bar.update)
+    for line in class_table(result):
+        console.line(line)
+    if plots:
+        from trainer.class_plots import plot_confusion
+
+        plots.mkdir(parents=True, exist_ok=True)
+        with console.phase("draw"):
+            counts = {name: torch.tensor(rows) for name, rows in result["confusion"].items()}
+            plot_confusion(counts, task.classes, plots / "confusion.png")
+        console.line(f"picture: {plots / 'confusion.png'}")
+    if report:
+        from trainer.report_page import classes_page
+
+        write_atomically(report, classes_page(run, dataset, fold, result).encode())
+        console.line(f"report: {report}; open it in a browser")
+    return {"summary": {"fold": fold}, **result}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def find_lr(session: Session, advance: Callable[[int], object]) -> dict[str, Any
     The suggestion is a tenth of the rate with the lowest smoothed loss. `advance` hears of every step.
     """
     wanted = LOWEST * (HIGHEST / LOWEST) ** torch.linspace(0, 1, STEPS, dtype=torch.float64)
-    step = TrainingStep(session.config, session.source, session.task, session.model, wanted)
+    step = TrainingStep(session.config, session.source, session.task, session.model, wanted, session.ranks)
     rates: list[float] = []
     losses: list[float] = []
     smooth = 0.0

@@ -1,46 +1,55 @@
 """The training loop."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from trainer.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
+from trainer.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
 from trainer.memory import memory_use
-from trainer.model import MaskedAutoencoder
+from trainer.metrics_log import MetricsLog
+from trainer.model import WindowModel
 from trainer.optim import one_cycle
 from trainer.progress import TrainingBar
-from trainer.runs import keep_metrics_until, write_json
+from trainer.ranks import Ranks
+from trainer.runs import write_json
+from trainer.signals import StopRequest
 from trainer.step import TrainingStep, epoch_steps
-from trainer.tasks import Reconstruct
+from trainer.task import Task
 
 
 def train(
     config: TrainingConfig,
     source: WindowSource,
-    task: Reconstruct,
-    model: MaskedAutoencoder,
+    task: Task,
+    model: WindowModel,
+    ranks: Ranks,
     run: Path,
+    of: Mapping[str, Any],
     bar: TrainingBar,
     resume: bool,
     on_first_step: Callable[[], None],
+    stop: StopRequest,
 ) -> dict[str, Any]:
     """Train into the directory `run` until `max_epochs` or until validation has not improved for
     `patience` epochs; returns the summary.
 
+    `of` is what weights tell of their run (`trainer.described.identity`).
+
     Deterministic in (configuration, dataset, device): a resumed run repeats what an uninterrupted one would have done.
-    Raises UserError when there are fewer windows than a batch has, or when gradients stay non-finite.
+    Of several ranks the first writes, and validates while the others wait. Raises UserError when there are fewer
+    windows than a batch has, or when gradients stay non-finite; KeyboardInterrupt, when all is saved, after `stop`.
     """
     steps_per_epoch = epoch_steps(config, source)
     total_steps = steps_per_epoch * config.max_epochs
-    step = TrainingStep(config, source, task, model, one_cycle(total_steps, config.lr, config.warmup))
-    progress = (load_checkpoint(run, model, step.optimizer, step.scaler) if resume else None) or Progress()
-    metrics = run / "metrics.jsonl"
-    keep_metrics_until(metrics, progress.step)
+    step = TrainingStep(config, source, task, model, one_cycle(total_steps, config.lr, config.warmup), ranks)
+    progress = (
+        load_checkpoint(run, model, step.optimizer, step.scaler, step.average) if resume else None
+    ) or Progress()
+    metrics = MetricsLog(run if ranks.main else None, progress.step, config.tensorboard)
     step.start_at(progress.step)
 
     model.train()
@@ -59,8 +68,12 @@ def train(
         epoch, batch = divmod(progress.step - 1, steps_per_epoch)
         end_of_epoch = batch + 1 == steps_per_epoch
         save = end_of_epoch or progress.step % config.checkpoint_every == 0
-        if save or progress.step == 1 or progress.step % config.log_every == 0:
+        due = save or progress.step == 1 or progress.step % config.log_every == 0
+        ending = ranks.any(stop.asked) if due or ranks.world == 1 else False  # several must agree, which takes a while
+        if due or ending:
             means = step.log.take()  # waits for the device
+            if progress.step == 1 and means["loss"] is not None:
+                progress.first_loss = means["loss"]
             steps, seconds = progress.step - logged_step, time.perf_counter() - logged_at
             record: dict[str, Any] = {
                 "kind": "train",
@@ -73,37 +86,54 @@ def train(
                 "windows_per_second": round(steps * config.batch_size * config.accumulate / seconds, 1),
                 **memory_use(source.device),
             }
-            append(metrics, record)
+            metrics.write(record)
             bar.show(record["loss"], record["windows_per_second"])
             check_skipped(config, record["skipped"] - skipped_before, steps, step.log.first_fault(), steps_per_epoch)
             skipped_before = record["skipped"]
             if end_of_epoch or progress.step == 1:  # the first shows where learning begins, and that validation works
-                with bar.validating() as advance, step.uncompiled():
-                    baseline = baseline or task.baseline(source, advance)
-                    validation = {**task.validate(model, source, advance), "last_value_loss": baseline}
-                append(metrics, {"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
-                score = validation["loss"] if config.monitor == "loss" else -validation["correlation"]
+                validation: dict[str, float] = {"loss": 0.0, config.monitor: 0.0}
+                if ranks.main:
+                    with bar.validating() as advance, step.uncompiled(), step.averaged():
+                        baseline = baseline or task.baseline(source, advance)
+                        validation = {**task.validate(model, source, advance), **baseline}
+                    metrics.write({"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
+                score = ranks.from_main(task.monitors[config.monitor] * validation[config.monitor])
                 if score < progress.best_score - config.min_delta:
                     progress.best_score, progress.best_loss = score, validation["loss"]
                     progress.best_step, progress.stale_epochs = progress.step, 0
-                    save_weights(run / "best.safetensors", model)
+                    if ranks.main:
+                        with step.averaged():
+                            save_weights(run / "best.safetensors", model, of)
                 else:
                     progress.stale_epochs += 1
-                bar.result(progress.step, validation, progress.stale_epochs == 0)
+                if ranks.main:
+                    bar.result(progress.step, task.told(validation), progress.stale_epochs == 0)
                 stopped = stops_early(config, progress)
-            if save:
-                save_checkpoint(run, model, step.optimizer, step.scaler, progress)
+            if ranks.main and (save or ending):
+                save_checkpoint(run, model, step.optimizer, step.scaler, progress, step.average)
+            if ending:
+                raise KeyboardInterrupt
             logged_at, logged_step = time.perf_counter(), progress.step
 
+    metrics.close()
     summary = {
         "steps": progress.step,
         "epochs": progress.step // steps_per_epoch,
+        "monitor": config.monitor,
+        "best": task.monitors[config.monitor] * progress.best_score,
         "best_loss": progress.best_loss,
         "best_step": progress.best_step,
+        "first_loss": progress.first_loss,
+        "overfit": config.overfit is not None,
         "stopped_early": stopped,
         "skipped_steps": int(step.optimizer.skipped),
     }
-    write_json(run / "summary.json", summary)
+    if ranks.main:
+        if progress.best_step:
+            load_weights(run / "best.safetensors", model, of)
+            with bar.validating() as advance, step.uncompiled():
+                summary |= task.finish(model, source, run, advance)
+        write_json(run / "summary.json", summary)
     return summary
 
 
@@ -131,15 +161,9 @@ def check_skipped(
         )
 
 
-def with_shares(losses: dict[str, float | None], task: Reconstruct) -> dict[str, float | None]:
+def with_shares(losses: dict[str, float | None], task: Task) -> dict[str, float | None]:
     """The losses, and as `share/NAME` what part of the total each term makes up by its weight."""
-    total, weights = losses["loss"], task.config.loss.weights.model_dump()
+    total, weights = losses["loss"], task.weights
     parts = {name: value for name, value in losses.items() if name != "loss"}
     shares = {f"share/{name}": weights[name] * value / total for name, value in parts.items() if value and total}
     return {**losses, **shares}
-
-
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a line to metrics.jsonl."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")

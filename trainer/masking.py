@@ -102,7 +102,7 @@ def draw_masks(
     Raises:
         ValueError: if the spans or the ratios cannot be met.
     """
-    _check(lengths, ratios, span_min, span_max)
+    check_masking(lengths, ratios, span_min, span_max)
     keys_BS = mix(keys[:, None] + torch.arange(len(lengths), device=keys.device))
     limits = [] if rows is None else _limits(rows)
     if rows is None:
@@ -266,7 +266,8 @@ def _candidates(length: int, mask_ratio: float, mean_span: float) -> int:
     return 2 * math.ceil(-math.log(1 - mask_ratio) * length / mean_span) + 4
 
 
-def _check(lengths: Sequence[int], ratios: Sequence[float], span_min: int, span_max: int) -> None:
+def check_masking(lengths: Sequence[int], ratios: Sequence[float], span_min: int, span_max: int) -> None:
+    """Raise ValueError where draw_masks cannot meet the spans or the ratios. Arguments as of it."""
     for ratio in ratios:
         if not 0 < ratio < 1:
             raise ValueError(f"masking.mask_ratio is {ratio}: it must lie strictly between 0 and 1")
@@ -274,9 +275,8 @@ def _check(lengths: Sequence[int], ratios: Sequence[float], span_min: int, span_
         raise ValueError(f"masking.span_min is {span_min}: a hidden block needs at least 1 bar")
     if span_min > span_max:
         raise ValueError(f"masking.span_min ({span_min}) is larger than masking.span_max ({span_max})")
-    shortest = min(lengths)
-    if span_max > shortest:
+    if span_max > min(lengths):
         raise ValueError(
-            f"masking.span_max is {span_max}, but timeframe number {lengths.index(shortest)} has windows of {shortest} "
-            "bars only: lower span_max or lengthen the window"
+            f"masking.span_max is {span_max}, but a window has {min(lengths)} bars only: lower it, or lengthen "
+            "data.window.seq_len"
         )

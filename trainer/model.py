@@ -1,4 +1,4 @@
-"""The models: bars of several timeframes → latents per timeframe (the backbone) → reconstructed prices.
+"""The models: bars of several timeframes → latents per timeframe (the backbone) → reconstructed bars.
 
 Shape suffixes: B batch, S timeframes, L bars of a timeframe, T bars of all timeframes together, F features,
 C channels of a bar (features, whether it is hidden, and what is known of every bar), D d_model, M latents, N targets.
@@ -88,20 +88,17 @@ class Backbone(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / (2 * len(self.blocks)) ** 0.5)
 
 
-class MaskedAutoencoder(nn.Module):
-    """Reconstruct hidden bars from the visible ones of all timeframes, through the backbone's bottleneck.
+class WindowModel(nn.Module):
+    """What every task's model begins with: the backbone, behind the scaling of each window where it is asked for.
 
     Args:
         n_features: F, features per bar.
         n_known: channels behind the features and the mask channel, which are known of hidden bars too.
-        n_targets: N, values reconstructed per bar (open, high, low, close).
         seq_lens, bar_lengths, settings: as of the backbone. With `settings.instance_norm` the backbone gets each
-            feature relative to the mean and standard deviation of the window's visible bars, and the decoders' outputs,
-            which stand for the first N features, are put back into the units of the input (Kim et al. 2022, RevIN,
-            without its affine map).
+            feature relative to the mean and standard deviation of the window's visible bars.
 
     Raises:
-        ValueError: for dimensions that do not fit, or where `instance_norm` has no feature for a target.
+        ValueError: for dimensions that do not fit.
     """
 
     def __init__(
@@ -111,37 +108,11 @@ class MaskedAutoencoder(nn.Module):
         seq_lens: tuple[int, ...],
         bar_lengths: tuple[int, ...],
         settings: ModelConfig,
-        n_targets: int = 4,
     ) -> None:
         super().__init__()
-        if settings.instance_norm and n_targets > n_features:
-            raise ValueError(
-                f"model.instance_norm needs a feature for each target, and there are {n_targets} targets of "
-                f"{n_features} features; set it to false"
-            )
         self.n_features = n_features
         self.instance_norm = settings.instance_norm
         self.backbone = Backbone(n_features + 1 + n_known, seq_lens, bar_lengths, settings)
-        self.decoders = Decoders(settings.d_model, settings.latent_stride, seq_lens, n_targets)
-
-    def compile_regions(self) -> None:
-        """Let torch.compile fuse what surrounds attention; blocks are alike, so each half is compiled once."""
-        for module in (self.backbone.stems, self.backbone.bottleneck, self.decoders):
-            module.compile(dynamic=False)
-        for block in self.backbone.blocks:
-            for half in block.children():
-                half.compile(dynamic=False)
-
-    def forward(self, x: list[Tensor]) -> list[Tensor]:
-        """Reconstruct: masked features, mask channel and known channels [B, L_j, C] → targets [B, L_j, N], per j."""
-        if not self.instance_norm:
-            decoded: list[Tensor] = self.decoders(self.backbone(x))
-            return decoded
-        scaled, means, stds = zip(*(instance_normalise(x_BLC, self.n_features) for x_BLC in x), strict=True)
-        return [
-            out * std[..., : out.shape[-1]] + mean[..., : out.shape[-1]]
-            for out, mean, std in zip(self.decoders(self.backbone(list(scaled))), means, stds, strict=True)
-        ]
 
     def encode(self, x: list[Tensor]) -> Tensor:
         """Encode to `encoded` [B, S, latent_len, D], latent_len = ⌈L / latent_stride⌉, oldest latent first.
@@ -160,6 +131,71 @@ class MaskedAutoencoder(nn.Module):
             x = [instance_normalise(x_BLC, self.n_features)[0] for x_BLC in x]
         latents: list[Tensor] = self.backbone(x)
         return latents
+
+    def compile_regions(self) -> None:
+        """Let torch.compile fuse what surrounds attention; blocks are alike, so each half is compiled once."""
+        for module in (self.backbone.stems, self.backbone.bottleneck):
+            module.compile(dynamic=False)
+        for block in self.backbone.blocks:
+            for half in block.children():
+                half.compile(dynamic=False)
+
+    def head_products(self) -> int:
+        """Multiplications, each with its addition, that a window takes behind the backbone."""
+        raise NotImplementedError
+
+
+class MaskedAutoencoder(WindowModel):
+    """Reconstruct hidden bars from the visible ones of all timeframes, through the backbone's bottleneck.
+
+    Args:
+        n_targets: N, values reconstructed per bar: the first N features (open, high, low and close, of bars). With
+            `settings.instance_norm` the decoders' outputs are put back into the units of the input (Kim et al. 2022,
+            RevIN, without its affine map).
+        n_features, n_known, seq_lens, bar_lengths, settings: as of every model of windows.
+
+    Raises:
+        ValueError: for dimensions that do not fit, or where `instance_norm` has no feature for a target.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_known: int,
+        seq_lens: tuple[int, ...],
+        bar_lengths: tuple[int, ...],
+        settings: ModelConfig,
+        n_targets: int = 4,
+    ) -> None:
+        if settings.instance_norm and n_targets > n_features:
+            raise ValueError(
+                f"model.instance_norm needs a feature for each target, and there are {n_targets} targets of "
+                f"{n_features} features; set it to false"
+            )
+        super().__init__(n_features, n_known, seq_lens, bar_lengths, settings)
+        self.decoders = Decoders(settings.d_model, settings.latent_stride, seq_lens, n_targets)
+
+    def compile_regions(self) -> None:
+        """The decoders too."""
+        super().compile_regions()
+        self.decoders.compile(dynamic=False)
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        """Reconstruct: masked features, mask channel and known channels [B, L_j, C] → targets [B, L_j, N], per j."""
+        if not self.instance_norm:
+            decoded: list[Tensor] = self.decoders(self.backbone(x))
+            return decoded
+        scaled, means, stds = zip(*(instance_normalise(x_BLC, self.n_features) for x_BLC in x), strict=True)
+        return [
+            out * std[..., : out.shape[-1]] + mean[..., : out.shape[-1]]
+            for out, mean, std in zip(self.decoders(self.backbone(list(scaled))), means, stds, strict=True)
+        ]
+
+    def head_products(self) -> int:
+        """Of the decoders."""
+        latents = sum(self.backbone.latent_lens)
+        head = self.backbone.d_model * aligned(self.decoders.n_targets)
+        return latents * (self.decoders.expand[0].numel() + self.backbone.latent_stride * head)
 
 
 def instance_normalise(x_BLC: Tensor, n_features: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,8 +219,8 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def forward_flops(model: MaskedAutoencoder) -> int:
-    """Floating-point operations of one window's way through backbone and decoders.
+def forward_flops(model: WindowModel) -> int:
+    """Floating-point operations of one window's way through backbone and heads.
 
     Two a multiplication with its addition, in matrix products and attention; nothing else is counted.
     """
@@ -194,15 +230,14 @@ def forward_flops(model: MaskedAutoencoder) -> int:
     of_blocks = sum(parameter.numel() for parameter in backbone.blocks.parameters())
     products = tokens * of_blocks + sum(latents) * backbone.bottleneck.project.weight.numel()
     products += tokens * aligned(backbone.stems.pointwise.shape[1]) * width
-    products += sum(latents) * model.decoders.expand[0].numel()
-    products += sum(latents) * backbone.latent_stride * width * aligned(model.decoders.n_targets)
+    products += model.head_products()
     pairs = sum(
         tokens**2 if block.within is None else sum(length**2 for length in lengths) for block in backbone.blocks
     )
     return 2 * (products + 2 * pairs * width)  # attention: the scores, and the weighted values
 
 
-def model_info(model: MaskedAutoencoder) -> str:
+def model_info(model: WindowModel) -> str:
     """For the log: `212,345 parameters · 0.85 MB · 12.3 MFLOP a window forward`."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     flops = forward_flops(model) / 1e6

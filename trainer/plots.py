@@ -15,8 +15,8 @@ from cache.reader import Dataset
 from trainer.data import WindowSource, spread
 from trainer.evaluate import reconstruct
 from trainer.prices import straight_line, to_log_prices, true_log_prices
+from trainer.reconstruct import Reconstruct
 from trainer.scores import PREDICTORS, QUANTITIES, TIME_OF_WEEK
-from trainer.tasks import Reconstruct
 
 Array = NDArray[Any]
 WINDOWS = 3

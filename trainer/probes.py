@@ -27,8 +27,8 @@ from cache.reader import Dataset
 from trainer.data import WindowSource
 from trainer.masking import all_visible
 from trainer.model import MaskedAutoencoder
+from trainer.reconstruct import Reconstruct
 from trainer.ridge import Array, Parts, area_under_curve, correlation, effective_rank, r_squared, ranks, ridge
-from trainer.tasks import Reconstruct
 
 HAR_HORIZONS = (1, 5, 22)
 MOST = 8192  # windows of a split
@@ -140,7 +140,8 @@ def probe_windows(dataset: Dataset, source: WindowSource) -> tuple[Part, Part]:
         future = _log_volatility(squares[at + horizon] - squares[at])
         return Part(index, har, future, log_close[at + horizon] - log_close[at], times_W[index] // _HOUR % 24)
 
-    return part(source.train, validation_begins), part(source.val, int(close_time[-1]))
+    (train,) = source.train.ranges
+    return part(train, validation_begins), part(source.val, int(close_time[-1]))
 
 
 def thinned(ends: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:

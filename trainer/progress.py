@@ -45,11 +45,9 @@ class TrainingBar:
         with self._console.bar("validating", "windows") as bar:
             yield bar.update
 
-    def result(self, step: int, validation: dict[str, float], best: bool) -> None:
+    def result(self, step: int, told: str, best: bool) -> None:
         """A line that stays."""
         self._console.line(
             f"  step {step:>6,} of {self._steps * self._epochs:,}  {time.perf_counter() - self._began:6.1f} s  "
-            f"validation loss {validation['loss']:.4f} (last value carried: {validation['last_value_loss']:.4f}), "
-            f"correlation {validation['correlation']:.3f}"
-            f"{'  best' if best else ''}"
+            f"{told}{'  best' if best else ''}"
         )

@@ -55,7 +55,7 @@ def probe_table(probes: dict[str, Any]) -> list[str]:
         f"  {'pure chance':21}{'':17}{'0.5000':>12}{'0.5000':>9}{'0.0000':>10}",
         f"  {'standard error of it':21}{'':17}{accuracy:>12}{auc:>9}{rank_ic:>10}",
     ]
-    return rows + [f"  {line}" for line in _verdicts(probes)]
+    return rows + [f"  {line}" for line in verdicts(probes)]
 
 
 _PROBED = {
@@ -68,7 +68,8 @@ _PROBED = {
 }
 
 
-def _verdicts(probes: dict[str, Any]) -> list[str]:
+def verdicts(probes: dict[str, Any]) -> list[str]:
+    """What to think of the probes, in sentences."""
     r2 = {name: of["r2"] for name, of in probes["volatility"].items() if of["r2"] is not None}
     said = []
     if "encoder" in r2:

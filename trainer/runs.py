@@ -1,13 +1,14 @@
 """Run directories. No PyTorch here: they are looked at before it is imported.
 
 config.yaml          the resolved configuration, with its file and overrides in a comment
-dataset.json         which store and dataset the run read
+dataset.json         which store, dataset and fold the run read
 encoder.json         all that live inference needs besides the weights (trainer/encode.py)
 startup.json         how long each phase of the start took
 metrics.jsonl        one object a logged step or validation
 summary.json         how the run ended
 best.safetensors     weights with the lowest validation loss
 last/checkpoint.safetensors   weights, optimizer and counters: what --resume continues from
+predictions.csv      of the task classify: what the best weights make of the validation part
 """
 
 import json
@@ -18,15 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 
-from cache.files import write_atomically
-from cache.reader import Dataset, StoreError, open_dataset
+from cache.files import in_words, write_atomically
+from cache.reader import Dataset, open_dataset
+from cache.recipes import parse_recipe
+from cache.schema import fault
 from configs.errors import UserError
-from configs.loader import Config, differences
+from configs.loader import Config, differences, load_config
 from trainer.config import TrainerConfig, parse_trainer
+from trainer.described import describe_encoder
 
-ENCODER_FORMAT = 2
+_DIVERGED = 2.0  # times the first loss, which is of other windows
+_SUMMARY = {
+    "steps": int,
+    "monitor": str,
+    "best": float,
+    "best_loss": float,
+    "best_step": int,
+    "first_loss": float,
+    "overfit": bool,
+    "stopped_early": bool,
+}
 
 
 def run_directory(name: str, resume: bool) -> Path:
@@ -43,27 +56,38 @@ def run_directory(name: str, resume: bool) -> Path:
 
 @contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Keep other processes from training into the same directory. Raises UserError when one does already."""
+    """Keep other processes from training into the same directory.
+
+    Raises UserError when one does already, and for what can be no directory of a run.
+    """
+    if path.name in ("", ".."):
+        raise UserError(f"--run {path}: a run needs a directory of its own; name one, such as runs/demo")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--run {path}: not a directory; name another, or one that is not there yet")
     lock = path.with_name(f".{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(lock, timeout=0):
-            yield
-            lock.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
     except filelock.Timeout:
         raise UserError(f"{path}: another process is training there; wait for it, or name another --run") from None
 
 
-def check_run(path: Path, config: Config, dataset: Dataset, resume: bool) -> None:
+def check_run(path: Path, config: Config, dataset: Dataset, resume: bool, fold: int | None = None) -> None:
     """Whether a run may begin in, or go on from, this directory. Raises UserError when it holds another run."""
     saved = path / "config.yaml"
+    if (path / "fold0").is_dir():
+        raise UserError(f"{path}: holds a run for every fold; add --fold all, or name another --run")
     if not saved.exists():
         if resume:
             raise UserError(f"{path}: no run to resume there")
         return
     if not resume:
         raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
-    changed = list(differences(yaml.safe_load(saved.read_text()), config.values))
+    changed = list(differences(saved_config(path).values, config.values))
     if changed:
         lines = "\n".join(f"  {key}: {old} → {new}" for key, old, new in changed)
         raise UserError(f"{path}: the run was started with another configuration:\n{lines}\nStart a new run for that")
@@ -73,86 +97,85 @@ def check_run(path: Path, config: Config, dataset: Dataset, resume: bool) -> Non
             f"{path}: the run was trained on dataset {trained_on}, but {dataset.name} is now {dataset.entry.key}: its "
             "sources have changed. Start a new run"
         )
+    if (before := read_dataset(path)["fold"]) != fold:
+        raise UserError(f"{path}: the run validates on fold {before}, not on fold {fold}; name another --run for that")
 
 
-def record_run(path: Path, config: Config, store: Path, dataset: Dataset) -> None:
+def record_run(path: Path, config: Config, store: Path, dataset: Dataset, fold: int | None = None) -> None:
     """Make the run directory and save what the run is; the configuration last, which makes it a run."""
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "dataset.json", {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key})
-    if described := describe_encoder(config, dataset):
-        write_json(path / "encoder.json", described)
+    named = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key, "fold": fold}
+    write_json(path / "dataset.json", named)
+    task, model = config.values["training"]["task"], config.values["model"]
+    write_json(path / "encoder.json", describe_encoder(task, model, dataset, fold))
     header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
     write_atomically(path / "config.yaml", f"{header}\n{config.dump()}".encode())
 
 
-def describe_encoder(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """encoder.json: how windows are made and scaled, and the model's dimensions; {} where they are not of bars.
+def saved_config(run: Path) -> Config:
+    """config.yaml of a run. Raises UserError when it is damaged."""
+    path = run / "config.yaml"
+    try:
+        config = load_config(path)
+        parse_recipe(config)
+        parse_trainer(config)
+    except (UserError, OSError) as error:
+        what = in_words(error).splitlines()[0].partition(" (`")[0]
+        raise UserError(
+            f"{path}: damaged, or of another version; copy it again from where the run was trained, or start a new "
+            f"run\n  {what}"
+        ) from None
+    return config
 
-    JSON gives every float back as it was, so that a window made from it is the store's to the last bit.
+
+def read_summary(run: Path) -> dict[str, Any] | None:
+    """summary.json of a run; None where the run has not ended. Raises UserError when it is damaged."""
+    path = run / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+        if wrong := fault(summary, _SUMMARY):
+            raise ValueError(wrong)
+    except ValueError:
+        raise UserError(
+            f"{path}: damaged; delete it, and the same command with --resume writes it again from the last checkpoint"
+        ) from None
+    return summary
+
+
+def open_run(run: Path, store: Path | None = None) -> tuple[TrainerConfig, Dataset, int | None]:
+    """The configuration of a run, the dataset it was trained on, and the fold. Raises UserError when any is gone.
+
+    `store`: where the dataset is now, if it has moved.
     """
-    if dataset.recipe["source"]["kind"] != "bars":
-        return {}
-    inputs = describe_inputs(dataset)
-    return {"format": ENCODER_FORMAT, "dataset": dataset.entry.key, **inputs, "model": config.values["model"]}
-
-
-def describe_inputs(dataset: Dataset) -> dict[str, Any]:
-    """The part of encoder.json that tells of the windows of a dataset of bars."""
-    source, window = dataset.recipe["source"], dataset.recipe["window"]
-    streams = {symbol: entries.streams for symbol, entries in dataset.symbols.items()}
-    one = {name: stream.manifest for name, stream in next(iter(streams.values())).items()}
-    base = one[dataset.timeframes[0]]
-    return {
-        "timeframes": dataset.timeframes,
-        "seq_lens": dataset.seq_lens,
-        "bar_lengths": {
-            name: int(manifest["nominal_length"]) // int(base["nominal_length"]) for name, manifest in one.items()
-        },
-        "features": {
-            "set": base["feature_set"],
-            "version": base["components"]["fields"]["features"]["version"],
-            "columns": base["features"],
-        },
-        "source": {"label": source["label"], "session": source["session"], "files": list(source["files"])},
-        "window": {"min_coverage": window["min_coverage"], "max_staleness": window["max_staleness"]},
-        "statistics": {
-            symbol: {
-                name: {k: stream.manifest["statistics"][k] for k in ("mean", "std")} for name, stream in of.items()
-            }
-            for symbol, of in streams.items()
-        },
-    }
-
-
-def open_run(run: Path) -> tuple[TrainerConfig, Dataset]:
-    """The configuration of a run, and the dataset it was trained on. Raises UserError when either is gone."""
+    if (run / "fold0").is_dir():
+        raise UserError(f"{run}: holds a run for every fold; name one of them, such as {run / 'fold0'}")
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no run there (it has no config.yaml); bin/train makes runs")
     if not (run / "best.safetensors").is_file():
         raise UserError(f"{run}: the run has no best.safetensors yet; it is written after the first epoch")
-    config = Config(run / "config.yaml", yaml.safe_load((run / "config.yaml").read_text()), {}, ())
+    config = saved_config(run)
     described = read_dataset(run)
-    try:
-        dataset = open_dataset(Path(described["store"]), described["name"])
-    except StoreError as error:
-        said = run / "dataset.json"
-        raise UserError(f"{error}\n{said} says where the store was; mend it there if it has moved") from None
+    store = store or Path(described["store"])
+    dataset = open_dataset(store, described["name"])
     if dataset.entry.key != described["key"]:
         words = ["bin/build-cache", "--config", str(run / "config.yaml")]
-        words += ["--data-dir", dataset.data_dir, "--store", described["store"]]
+        words += ["--data-dir", dataset.data_dir, "--store", str(store)]
         raise UserError(
             f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Unless "
             f"its sources have changed, this makes it the old one again in a moment:\n  {shlex.join(words)}"
         )
-    return parse_trainer(config), dataset
+    return parse_trainer(config), dataset, described["fold"]
 
 
-def read_dataset(run: Path) -> dict[str, str]:
-    """dataset.json of a run: {"store", "name", "key"}. Raises UserError when it is gone or damaged."""
+def read_dataset(run: Path) -> dict[str, Any]:
+    """dataset.json of a run: {"store", "name", "key", "fold"}. Raises UserError when it is gone or damaged."""
     path = run / "dataset.json"
     try:
         described = json.loads(path.read_text())
-        return {name: str(described[name]) for name in ("store", "name", "key")}
+        fold = described["fold"]
+        return {name: str(described[name]) for name in ("store", "name", "key")} | {"fold": fold and int(fold)}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: missing or damaged, so that the run's dataset is unknown; start a new run") from None
 
@@ -175,10 +198,18 @@ def keep_metrics_until(path: Path, step: int) -> None:
 def describe(summary: dict[str, Any]) -> str:
     """A summary for people."""
     early = ", stopped early" if summary["stopped_early"] else ""
-    return (
-        f"{summary['steps']:,} steps{early}, best validation loss {summary['best_loss']:.4f} at step "
-        f"{summary['best_step']:,}"
-    )
+    steps, best_step = summary["steps"], summary["best_step"]
+    monitored = f"validation {summary['monitor'].replace('_', ' ')}"
+    if not best_step:
+        return f"{steps:,} steps{early}, and {monitored} never was a number: no weights are kept. Lower training.lr"
+    found = f"{steps:,} steps{early}, best {monitored} {summary['best']:.4f} at step {best_step:,}"
+    if best_step == 1 < steps:
+        return f"{found}, and worse ever since: lower training.lr"
+    if summary["best_loss"] > _DIVERGED * summary["first_loss"]:
+        return f"{found}, but the untrained model had a loss of {summary['first_loss']:.4f}: lower training.lr"
+    if summary["overfit"]:
+        return f"{found}, where the loss is {summary['best_loss'] / summary['first_loss']:.1%} of the first"
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
+from trainer.average import WeightAverage
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
 from trainer.losslog import LossLog
-from trainer.model import MaskedAutoencoder
+from trainer.model import WindowModel
 from trainer.optim import AdamW, LossScaler, clip_gradients
 from trainer.order import batch_indices
-from trainer.tasks import Reconstruct
+from trainer.ranks import Ranks
+from trainer.task import Task
 
 OVERFIT_STEPS = 100  # an epoch, where nothing else is said
-_EAGER_STEPS = 3  # before the graph is captured: libraries choose their kernels, and allocate, in the first ones
+# Before the graph is captured: libraries choose their kernels, and allocate, in the first ones. DistributedDataParallel
+# wants eleven.
+_EAGER_STEPS = {False: 3, True: 11}
 
 
 class TrainingStep:
@@ -30,15 +34,22 @@ class TrainingStep:
     Attributes:
         done: steps done, as the host counts them.
         optimizer, scaler, log: theirs are the tensors that checkpoints and log lines tell of.
+        average: of the weights, where it is asked for.
         norm: of the last gradients before clipping, a float32 scalar tensor.
     """
 
     def __init__(
-        self, config: TrainingConfig, source: WindowSource, task: Reconstruct, model: MaskedAutoencoder, rates: Tensor
+        self,
+        config: TrainingConfig,
+        source: WindowSource,
+        task: Task,
+        model: WindowModel,
+        rates: Tensor,
+        ranks: Ranks,
     ) -> None:
         """`rates`: the learning rate of every step, float [steps]."""
-        self.config, self.source, self.model = config, source, model
-        self.task = task
+        self.config, self.source, self.ranks = config, source, ranks
+        self.task: Task = task
         self._compiled = config.step == "compile" and source.device.type == "cuda"
         if self._compiled:
             self.task = task.compiled()
@@ -46,7 +57,9 @@ class TrainingStep:
         betas = config.betas[0], config.betas[1]
         self.optimizer = AdamW(model.named_parameters(), config.lr, config.weight_decay, betas)
         self.scaler = LossScaler(config.precision == "fp16", source.device)
-        self.log = LossLog(source.device)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.model = ranks.wrap(model)
+        self.log = LossLog(ranks)
         self.norm = torch.zeros((), device=source.device)
         self.done = 0
         self.steps_per_epoch = epoch_steps(config, source)
@@ -67,6 +80,10 @@ class TrainingStep:
         """For validation: the model as it is, since other batch sizes would be compiled anew."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
+    def averaged(self) -> AbstractContextManager[Any]:
+        """The model with averaged weights, if any."""
+        return self.average.applied() if self.average else nullcontext()
+
     def run(self) -> None:
         """Do the next step."""
         torch.manual_seed((self.config.seed << 32) + self.done)  # dropout, too, depends on nothing but seed and step
@@ -74,7 +91,7 @@ class TrainingStep:
             self._make_ready(self._load(torch.tensor(self.done)))
         if self._graph is not None:
             self._graph.replay()
-        elif self._captures and self._eager_steps == _EAGER_STEPS:
+        elif self._captures and self._eager_steps == _EAGER_STEPS[self.ranks.world > 1]:
             self._capture()
         else:
             self._body()
@@ -90,7 +107,7 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)  # gradients belong to the graph from now on
         torch.cuda.empty_cache()  # of the eager steps, for the graph has its own memory
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # NCCL's own thread may go on
             self._body()
         self._graph.replay()
 
@@ -112,24 +129,32 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)
         optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
         epoch = 0 if config.overfit else self._number // self.steps_per_epoch
-        for index, *fetched in self._ready:
+        for part, (index, *fetched) in enumerate(self._ready, start=1):
             batch = self.source.batch(index, fetched)
-            with autocast(config.precision, self.source.device):
-                losses = self.task.training_losses(self.model, batch, epoch)
-            self.scaler.scale(losses["loss"] / config.accumulate).backward()
+            with self.ranks.unsynchronised(self.model, last=part == config.accumulate):
+                with autocast(config.precision, self.source.device):
+                    losses = self.task.training_losses(self.model, batch, epoch)
+                self.scaler.scale(losses["loss"] / config.accumulate).backward()
             self.log.add(losses, self._number + 1)
         gradients = optimizer.gradients()
         found_inf = self.scaler.unscale(gradients)
         self.norm.copy_(clip_gradients(gradients, config.clip_norm))
         optimizer.step(found_inf)
         self.scaler.update(found_inf)
+        if self.average:
+            self.average.update(self._number)
+
+    def load_next(self) -> None:
+        """Fetch the batches of the next step and drop them: what fetching costs."""
+        self._load(self._number if self._side else torch.tensor(self.done))
 
     def _load(self, number: Tensor) -> list[list[Tensor]]:
         """The batches of step `number`, on the device."""
         epoch, step = number // self.steps_per_epoch, number % self.steps_per_epoch
         loaded = []
         for part in range(self.config.accumulate):
-            index = train_windows(self.config, self.source, epoch, step * self.config.accumulate + part)
+            place = step * self.config.accumulate + part
+            index = train_windows(self.config, self.source, epoch, place, self.ranks.rank, self.ranks.world)
             loaded.append([index.to(self.source.device), *self.source.fetch(index)])
         return loaded
 
@@ -142,12 +167,18 @@ class TrainingStep:
                 torch._foreach_copy_(ready, fresh)
 
 
-def train_windows(config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor) -> Tensor:
-    """Window numbers of a batch of an epoch, int64 [batch_size], on the device of both; with `overfit` the same few."""
+def train_windows(
+    config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor, rank: int = 0, world: int = 1
+) -> Tensor:
+    """A rank's window numbers of a batch of an epoch, int64 [batch_size / world], on the device of `epoch` and `batch`.
+
+    With `overfit`, the same few windows always.
+    """
+    size, device = config.batch_size // world, batch.device
     if config.overfit:
-        return torch.arange(config.batch_size, device=batch.device) % config.overfit + source.train.start
-    places = batch_indices(batch, config.batch_size, len(source.train), config.seed, epoch, device=batch.device)
-    return places + source.train.start
+        return source.train.at((torch.arange(size, device=device) + rank * size) % len(source.train))
+    places = batch_indices(batch, size, len(source.train), config.seed, epoch, rank, world, device)
+    return source.train.at(places)
 
 
 def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:

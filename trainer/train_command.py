@@ -5,22 +5,28 @@ if __name__ == "__main__":  # before all that takes a while to load
 
     end_on_interrupt()
 
-import json
+import errno
+import os
 import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache.console import Console, command, examples, run
+from cache.files import in_words
 from cache.reader import Dataset, StoreError, open_dataset, read_ref
-from cache.recipe import Recipe
+from cache.recipes import AnyRecipe, parse_recipe
 from cache.uses import record_use
 from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
-from trainer.runs import check_run, describe, record_run, run_directory, run_lock
+from trainer.folds import check_folds, chosen_fold, draw, train_folds
+from trainer.launch import is_main, launch, launched
+from trainer.runs import check_run, describe, read_summary, record_run, run_directory, run_lock
 
 if TYPE_CHECKING:
     from trainer.session import Session
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "bin/train --config configs/demo.yaml",
         "bin/train --config configs/sse.yaml training.lr=3e-4 model.encoder.n_layers=6",
+        "bin/train --config configs/imu.yaml --fold all",
         "bin/train --config configs/sse.yaml --run runs/sse --resume",
     )
 )
@@ -44,7 +51,14 @@ if TYPE_CHECKING:
     "--fast-dev-run", is_flag=True, help="Three steps, a small validation, a checkpoint: does all of it work?"
 )
 @click.option("--overfit", type=click.IntRange(1), help="Train on so many windows only: does the model learn at all?")
+@click.option("--fold", metavar="K|all", help="Of recordings: the fold to validate on, or all in turn.  [default: 0]")
+@click.option(
+    "--init-from", metavar="RUN", help="Begin with the encoder of this run; short for training.init_from=RUN."
+)
 @click.option("--find-lr", is_flag=True, help="Do not train; try learning rates and suggest one.")
+@click.option(
+    "--profile", type=click.IntRange(1), metavar="N", help="Do not train; say where N steps spend their time."
+)
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 def main(
     config_path: str,
@@ -56,51 +70,91 @@ def main(
     devices: int,
     fast_dev_run: bool,
     overfit: int | None,
+    fold: str | None,
+    init_from: str | None,
     find_lr: bool,
+    profile: int | None,
     resume: bool,
 ) -> None:
     """Train the model that a configuration describes on the dataset that bin/build-cache made of it.
 
     Training never builds: a dataset that is missing or was built from another recipe is an error.
     """
-    console = Console(sys.stdout)
+    console = Console(sys.stdout if is_main() else open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open until the end
     console.line(f"Training with {config_path}")
     with console.phase("read configuration"):
-        shorts = {"max_epochs": max_epochs, "batch_size": batch_size, "overfit": overfit}
+        shorts: dict[str, Any] = {"max_epochs": max_epochs, "batch_size": batch_size, "overfit": overfit}
+        shorts |= {"init_from": init_from}
+        for key in [key for key, value in shorts.items() if value is not None]:
+            check_once(key, overrides)
         shorts |= {"max_epochs": 1, "steps_per_epoch": 3, "val_windows": 64, "log_every": 1} if fast_dev_run else {}
         added = [f"training.{key}={value}" for key, value in shorts.items() if value is not None]
         config = load_config(config_path, [*overrides, *added])
-        recipe, trainer = config.parse("data", Recipe), parse_trainer(config)
-    if devices > 1:
-        raise UserError(f"--devices {devices}: training on several devices is not possible yet; use --devices 1")
+        recipe, trainer = parse_recipe(config), parse_trainer(config)
     with console.phase("open store"):
         dataset = open_checked(store, recipe, config)
     path = run or run_directory(recipe.name, resume)
-    with run_lock(path):
-        check_run(path, config, dataset, resume)
-        if resume and (path / "summary.json").exists():
-            summary = json.loads((path / "summary.json").read_text())
+    if devices > 1 and not launched():
+        with console.phase("import torch"):
+            launch(devices, [*sys.argv[1:], *([] if run else ["--run", str(path)])])
+        return
+    if launched() and not run:
+        raise UserError("torchrun starts several processes, which must agree on a directory: name one with --run")
+    if resume and find_lr:
+        raise UserError("--find-lr tries rates on a model that has learnt nothing yet; leave out --resume")
+    one = None if fold == "all" else chosen_fold(fold, dataset)
+    if fold == "all" and (launched() or find_lr or profile):
+        raise UserError("--fold all trains on one device, and goes with neither --find-lr nor --profile; name one fold")
+
+    def train_one(at: Path, fold: int | None, resume: bool) -> dict[str, Any]:
+        from trainer.session import initialise, open_session, run_session  # after torch, which they load
+
+        session = open_session(trainer, dataset, console, fold)
+        initialise(session, at, resume, console)
+        if find_lr:
+            try_learning_rates(session, at, console)
+            return {}
+        if profile:
+            profile_steps(session, at, profile, console)
+            return {}
+        if is_main() and not resume:
+            record_run(at, config, store, dataset, fold)
+        console.line(f"  run {at}")
+        return run_session(session, at, resume, console)
+
+    with run_lock(path) if is_main() else nullcontext():
+        if fold == "all":
+            check_folds(path, config, dataset, resume)
+        elif is_main():
+            check_run(path, config, dataset, resume, one)
+        if resume and (summary := read_summary(path)):
             console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
             return
-        record_use(store, "train", dataset.entry.key, built_seconds(dataset))
+        if is_main():
+            record_use(store, "train", dataset.entry.key, built_seconds(dataset))
         with console.phase("import torch"):
             import torch  # noqa: F401 - here, so that its seconds are told apart
-
-        from trainer.session import open_session, run_session  # after torch, which it loads
-
-        session = open_session(trainer, dataset, console)
-        if find_lr:
-            try_learning_rates(session, path, console)
-            return
-        if not resume:
-            record_run(path, config, store, dataset)
-        console.line(f"  run {path}")
         try:
-            run_session(session, path, resume, console)
-        except KeyboardInterrupt:
+            if fold == "all":
+                train_folds(train_one, path, dataset, console)
+            elif ended := train_one(path, one, resume):
+                if is_main() and (path / "predictions.csv").exists():
+                    draw(path / "predictions.csv", path / "confusion.png", dataset, console)
+                console.line(f"Done: {describe(ended)}. Look at it: bin/evaluate {path}")
+        except (KeyboardInterrupt, OSError) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if isinstance(error, OSError) and not (full and (path / "config.yaml").exists()):
+                raise
             words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
-            words += ["--run", str(path), "--resume"]
-            raise UserError(f"interrupted. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
+            words += ["--run", str(path), *(["--fold", fold] if fold else []), "--resume"]
+            what = f"{in_words(error)}; free some" if isinstance(error, OSError) else "interrupted"
+            raise UserError(f"{what}. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
+
+
+def check_once(key: str, overrides: Sequence[str]) -> None:
+    """Raise UserError where a short option and an override both set something."""
+    if twice := [one for one in overrides if one.startswith(f"training.{key}=")]:
+        raise UserError(f"{twice[0]}: --{key.replace('_', '-')} sets it too; leave out one of the two")
 
 
 def try_learning_rates(session: "Session", path: Path, console: Console) -> None:
@@ -109,10 +163,22 @@ def try_learning_rates(session: "Session", path: Path, console: Console) -> None
 
     with console.bar("trying learning rates", "steps", STEPS) as bar:
         found = find_lr(session, bar.update)
-    for written in write_lr_range(found, path):
-        console.line(f"  {written}")
+    with console.phase("draw"):
+        written = write_lr_range(found, path)
+    for one in written:
+        console.line(f"  {one}")
     rate = f"{found['suggestion']:.1e}"
     console.line(f"A tenth of the rate with the lowest loss: try training.lr={rate}")
+
+
+def profile_steps(session: "Session", path: Path, steps: int, console: Console) -> None:
+    """Tell where the time of a step goes."""
+    from trainer.profile import WARM_UP, profile_session
+
+    with console.bar("profiling", "steps", WARM_UP + steps) as bar:
+        lines = profile_session(session, path, steps, bar.update)
+    for line in lines:
+        console.line(f"  {line}")
 
 
 def built_seconds(dataset: Dataset) -> float:
@@ -121,7 +187,7 @@ def built_seconds(dataset: Dataset) -> float:
     return sum(float(entry.manifest["built"]["seconds"]) for entry in parts.values())
 
 
-def open_checked(store: Path, recipe: Recipe, config: Config) -> Dataset:
+def open_checked(store: Path, recipe: AnyRecipe, config: Config) -> Dataset:
     """The dataset of the recipe. Raises StoreError with the command that builds it when it is missing or another's."""
     overrides = [override for override in config.overrides if override.startswith("data.")]
     words = ["bin/build-cache", "--config", str(config.path), *overrides, "--store", str(store), "--data-dir"]

@@ -22,10 +22,11 @@ from configs.loader import load_config
 from trainer.checkpoint import save_weights
 from trainer.clock import CLOCK_CHANNELS
 from trainer.config import ModelConfig
+from trainer.described import describe_encoder, identity
 from trainer.encode import Encoder
 from trainer.encode_dataset import encode_at
 from trainer.model import MaskedAutoencoder
-from trainer.runs import describe_encoder, record_run
+from trainer.runs import record_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -63,10 +64,10 @@ class Place:
         """A run with the weights that training begins with."""
         config, dataset = load_config(ROOT / "configs/test.yaml", overrides), open_dataset(self.store, "test")
         record_run(self.folder / name, config, self.store, dataset)
-        described = describe_encoder(config, dataset)
+        described = describe_encoder("reconstruct", config.values["model"], dataset)
         lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
         model = MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
-        save_weights(self.folder / name / "best.safetensors", model)
+        save_weights(self.folder / name / "best.safetensors", model, identity(described))
         return self.folder / name
 
     def opened(self, out: str) -> tuple[dict[str, Any], xarray.Dataset]:

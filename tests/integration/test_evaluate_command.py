@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.chromium import FOUND, REASON, chromium
+from tests.page_faults import FAULTS
+
 ROOT = Path(__file__).parents[2]
 SMALL = "data.split.val_fraction=0.1"  # few validation windows, because all of them are evaluated
 # Several OpenMP threads that spin on busy cores would make such small models ten times slower.
@@ -58,8 +61,9 @@ def place(simulated_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
 
 @pytest.fixture(scope="module")
 def printed(place: Place) -> str:
-    """What evaluating prints; it leaves scores/test.json and pictures/."""
-    return place.output("evaluate", "runs/test", "--probe", "--output", "scores/test.json", "--plots", "pictures")
+    """What evaluating prints; it leaves scores/test.json, pictures/ and run.html."""
+    kept = ("--output", "scores/test.json", "--plots", "pictures", "--report", "run.html")
+    return place.output("evaluate", "runs/test", "--probe", *kept)
 
 
 def test_scores(place: Place, printed: str):
@@ -169,6 +173,32 @@ def test_the_pictures(place: Place, printed: str, name: str, wide: int, high: in
     assert width > wide
     assert height > high
     assert len(content) > heavy
+
+
+def test_the_report_holds_the_scores(place: Place, printed: str):
+    assert "report: run.html; open it in a browser\n" in printed
+    page = (place.folder / "run.html").read_text()
+    scores = json.loads((place.folder / "scores" / "test.json").read_text())
+    sections = ["scores", "candles", "losses", "leads", "consistency", "probes"]
+    assert re.findall(r'<section id="(.*?)">', page) == sections
+    for timeframe, of in scores["correlation_per_tf"].items():
+        for predictor in ("model", "last_value", "straight_line"):
+            row = "".join(f"<td>{'–' if r is None else f'{r:.4f}'}</td>" for r in of[predictor].values())
+            assert f'<th scope="row">{timeframe} {predictor.replace("_", " ")}</th>{row}' in page
+    assert f"<td>{scores['probes']['volatility']['encoder']['r2']:.4f}</td>" in page
+    assert all(note.replace("'", "&#x27;") in page for note in scores["summary"]["notes"])
+    truth, reconstruction = (page.count(f"</strong>{what}<") for what in ("truth", "reconstruction"))
+    assert truth == reconstruction == 3
+    assert len(re.findall(r'class="(?:rose|fell) model"', page)) > 3 * 32 * 0.2  # hidden bars, as the model has them
+
+
+@pytest.mark.skipif(FOUND is None, reason=REASON)
+def test_the_report_is_to_be_seen(place: Place, printed: str, tmp_path: Path):
+    with chromium(tmp_path) as browser:
+        for width, dark in ((390, False), (390, True), (1200, False), (1200, True)):
+            browser.open(place.folder / "run.html", width, dark)
+            assert browser.ask(FAULTS) == []
+        assert browser.complaints == []
 
 
 def test_a_run_that_is_not_there(place: Place):

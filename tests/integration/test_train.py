@@ -1,5 +1,6 @@
 """bin/train as its users run it."""
 
+import errno
 import itertools
 import json
 import math
@@ -26,8 +27,8 @@ from configs.loader import load_config
 from trainer.checkpoint import load_weights
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
+from trainer.reconstruct import reconstruct_task
 from trainer.runs import run_lock
-from trainer.tasks import reconstruct_task
 from trainer.train_command import main
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,7 @@ def test_a_run_leaves_what_is_promised(long_run: Path, price_store: Path):
 
     dataset = json.loads((long_run / "dataset.json").read_text())
     key = json.loads((price_store / "refs" / "test.json").read_text())["dataset"]
-    assert dataset == {"store": str(price_store), "name": "test", "key": key}
+    assert dataset == {"store": str(price_store), "name": "test", "key": key, "fold": None}
 
 
 def test_the_configuration_is_saved_with_its_overrides(long_run: Path):
@@ -195,6 +196,8 @@ def test_the_best_weights_are_those_of_the_best_validation(long_run: Path, price
     assert told == {
         "steps": STEPS,
         "epochs": 3,
+        "monitor": "loss",
+        "best": min(validated),
         "best_loss": min(validated),
         "best_step": validated[min(validated)],
         "stopped_early": False,
@@ -429,7 +432,7 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(elsewhere: Path
     short = ("--max-epochs", "2", "--batch-size", "16", "training.steps_per_epoch=2", "training.val_windows=16")
     output = train(elsewhere, *short, "training.precision=bf16")
     third = elsewhere / "runs" / "test-3"
-    assert "· bf16\n  run runs/test-3\n" in output
+    assert "· bf16 · batches of 16\n  run runs/test-3\n" in output
     saved = yaml.safe_load((third / "config.yaml").read_text())["training"]
     assert (saved["max_epochs"], saved["batch_size"], saved["precision"]) == (2, 16, "bf16")
     assert (summary(third)["steps"], summary(third)["epochs"]) == (4, 2)
@@ -458,7 +461,8 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(elsewhere: Path
             "training.batch_size or training.accumulate",
         ),
         (["model.d_model=30"], "model.d_model (30) must be a multiple of 2 · model.n_heads (2 · 4)"),
-        (["masking.span_max=33"], "masking.span_max is 33, but timeframe number 0 has windows of 32 bars only"),
+        (["masking.span_max=33"], "m1: masking.span_max is 33, but a window has 32 bars only: lower it, or lengthen"),
+        (["loss.stft.n_ffts=[64]"], "m1: loss.stft.n_ffts is [64], and none of them fits a window of 32 bars: add one"),
     ],
 )
 def test_what_cannot_be_trained_ends_with_1(
@@ -566,3 +570,110 @@ def test_help_ends_with_examples(tmp_path: Path):
     done = run(tmp_path, command("train", "-h"))
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("bin/train --config configs/sse.yaml --run runs/sse --resume")
+
+
+@pytest.fixture(scope="module")
+def short_run(test_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("short") / "run"
+    train(ROOT, "--fast-dev-run", "--store", test_store, "--run", path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What a command says that ends with 1, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([*TEST, *map(str, arguments)], standalone_mode=False)
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "."], "--run .: a run needs a directory of its own; name one, such as runs/demo"),
+        (["--run", ""], "--run .: a run needs a directory of its own; name one, such as runs/demo"),
+        (["--run", "/dev/null"], "--run /dev/null: not a directory; name another, or one that is not there yet"),
+        (["--resume", "--find-lr"], "--find-lr tries rates on a model that has learnt nothing yet; leave out --resume"),
+        (
+            ["--batch-size", "8", "training.batch_size=16"],
+            "training.batch_size=16: --batch-size sets it too; leave out one of the two",
+        ),
+        (["masking.mask_ratio=1.5"], "command line: masking.mask_ratio = 1.5: input should be less than 1\n"),
+        (
+            ["masking.mask_ratio={m1:0.3}"],
+            "command line: masking.mask_ratio.m1:0.3 = None: input should be a valid number; write a space behind the "
+            "colon\n",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    test_store: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert refused(capsys, *arguments, "--store", test_store).startswith(f"\nerror: {message}")
+    assert not Path("/dev/.null.lock").exists()
+
+
+def test_damaged_files_of_a_run_are_named(
+    short_run: Path, test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_ = tmp_path / "run"
+    shutil.copytree(short_run, run_)
+    options = ("--fast-dev-run", "--store", test_store, "--run", run_, "--resume")
+    (run_ / "summary.json").write_text('{"steps": 3')
+    said = f"{run_ / 'summary.json'}: damaged; delete it, and the same command with --resume writes it again from the"
+    assert said in refused(capsys, *options)
+    whole = (run_ / "config.yaml").read_text()
+    for content in ("", "a: [", whole[: len(whole) // 2], "\x00"):
+        (run_ / "config.yaml").write_text(content)
+        said = refused(capsys, *options)
+        assert (
+            f"error: {run_ / 'config.yaml'}: damaged, or of another version; copy it again from where the run" in said
+        )
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_overfitting_is_tried_on_what_it_trains_on(
+    test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--overfit", "3", "--batch-size", "3", "--max-epochs", "2", "training.steps_per_epoch=20"]
+    main([*TEST, *options, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
+    trained, validated = of_kind(tmp_path / "run", "train"), of_kind(tmp_path / "run", "val")
+    # after the last steps, whose rates are next to nothing, both are of one model, and of the same windows and masks
+    assert validated[-1]["loss"] == pytest.approx(trained[-1]["loss"], rel=0.02)
+    told = summary(tmp_path / "run")
+    assert told["first_loss"] == trained[0]["loss"]
+    share = f"{told['best_loss'] / trained[0]['loss']:.1%}"
+    assert f", where the loss is {share} of the first. Look at it" in capsys.readouterr().out
+
+
+def test_what_is_odd_is_said_before_training(test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    odd = ["masking.mask_ratio=0.05", "--overfit", "30000", "--fast-dev-run"]
+    main([*TEST, *odd, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "  training.overfit = 30000: there are only 23,568 windows\n" in said
+    assert re.search(
+        r"  masks hide \d\d% of m1, and masking.mask_ratio asks for 5%: blocks have 3 to 8 bars, and", said
+    )
+
+
+def test_a_run_that_diverged_says_so(test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    wild = ["training.lr=30", "training.clip_norm=1e9", "training.steps_per_epoch=3", "--max-epochs", "1"]
+    main([*TEST, *wild, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
+    assert re.search(r"Done: .*(worse ever since|had a loss of \d\.\d+): lower training.lr", capsys.readouterr().out)
+
+
+def test_a_full_disk_names_the_file_and_the_command_that_goes_on(
+    test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    path, fsync = tmp_path / "run", os.fsync
+
+    def full(descriptor: int) -> None:
+        if "checkpoint" in os.readlink(f"/proc/self/fd/{descriptor}"):  # noqa: PTH115
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = refused(capsys, "--fast-dev-run", "--store", test_store, "--run", path)
+    file = path / "last" / "checkpoint.safetensors"
+    assert f"error: {file}: no space left on device; free some. Continue from the last checkpoint:\n" in said
+    assert said.endswith(f"--store {test_store} --run {path} --resume\n")

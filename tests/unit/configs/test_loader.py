@@ -149,7 +149,9 @@ def test_an_unknown_key_on_the_command_line(child: Path):
 def test_an_unknown_section(child: Path, tmp_path: Path):
     assert message(child, "dta.name=x") == "command line: dta is not a known section; did you mean data?"
     path = write(tmp_path, "numbered", "1: {a: 2}\n")
-    assert message(path) == (f"{path}: 1 is not a known section; known ones: data, model, masking, loss, training")
+    assert message(path) == (
+        f"{path}: 1 is not a known section; known ones: data, model, masking, loss, classify, training"
+    )
 
 
 def test_a_missing_file_lists_the_shipped_ones(tmp_path: Path):
@@ -193,7 +195,7 @@ def test_the_same_grandparent_twice_is_no_circle(tmp_path: Path):
         ("data:\n  name: x\n  name: y\n", ", line 3, column 3: not valid YAML: name stands here twice"),
         ("training:\n  lr: 1\ntraining:\n  lr: 2\n", ", line 3, column 1: not valid YAML: training stands here twice"),
         ("data: {a: *b}\n", ", line 1, column 11: not valid YAML: found undefined alias"),
-        ("- data\n", ": a configuration is a mapping of sections (data, model, masking, loss, training)"),
+        ("- data\n", ": a configuration is a mapping of sections (data, model, masking, loss, classify, training)"),
         ("defaults: base\n", ": `defaults:` is a list of configuration names, for example [base]"),
     ],
 )

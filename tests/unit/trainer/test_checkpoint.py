@@ -16,15 +16,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 from torch import nn
 
-from cache.files import write_atomically
+from cache.files import in_words, naming, write_atomically
 from configs.errors import UserError
 from trainer.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
 from trainer.optim import AdamW, LossScaler
 from trainer.runs import keep_metrics_until, write_json
 
 ROOT = Path(__file__).parents[3]
+RUN = {"task": "reconstruct", "dataset": "0" * 32}
 
 
 def make_model(width: int = 7) -> nn.Module:
@@ -121,22 +123,25 @@ def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path):
 def test_files_hold_numbers_and_text_only(tmp_path: Path):
     trained = Trained(5)
     trained.save(tmp_path, Progress(5, 0.5, 4, 0, 0.5))
-    save_weights(tmp_path / "best.safetensors", trained.model)
+    save_weights(tmp_path / "best.safetensors", trained.model, RUN)
 
     arrays, metadata = parse_safetensors(tmp_path / "last" / "checkpoint.safetensors")
     assert arrays.keys() == trained.state().keys()
     for name, tensor in trained.state().items():
         np.testing.assert_array_equal(arrays[name], tensor.detach().numpy())
-    assert json.loads(metadata["progress"]) == {
+    assert metadata.keys() == {"headstart"}
+    assert json.loads(metadata["headstart"])["progress"] == {
         "step": 5,
         "best_loss": 0.5,
         "best_step": 4,
         "stale_epochs": 0,
         "best_score": 0.5,
+        "first_loss": float("inf"),
     }
 
     arrays, metadata = parse_safetensors(tmp_path / "best.safetensors")
-    assert (arrays.keys(), metadata) == (trained.model.state_dict().keys(), {})
+    assert arrays.keys() == trained.model.state_dict().keys()
+    assert json.loads(metadata["headstart"])["of"] == RUN
     for name, tensor in trained.model.state_dict().items():
         np.testing.assert_array_equal(arrays[name], tensor.numpy())
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
@@ -149,33 +154,33 @@ def test_weights_round_trip_whatever_their_memory_layout(tmp_path: Path):
         model[0].weight = nn.Parameter(torch.arange(35.0).reshape(5, 7).t())
         other[2].bias.fill_(9)
     assert not model[0].weight.is_contiguous()
-    save_weights(tmp_path / "w.safetensors", model)
-    load_weights(tmp_path / "w.safetensors", other)
+    save_weights(tmp_path / "w.safetensors", model, RUN)
+    load_weights(tmp_path / "w.safetensors", other, RUN)
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
 
 
 def test_equal_weights_make_equal_bytes(tmp_path: Path):
     for name in ("a", "b"):
-        save_weights(tmp_path / name, Trained(3).model)
+        save_weights(tmp_path / name, Trained(3).model, RUN)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_another_model_is_refused_and_nothing_is_changed(tmp_path: Path):
     trained, wider = Trained(3), Trained(2, width=8)
     trained.save(tmp_path, Progress(step=3))
-    save_weights(tmp_path / "best.safetensors", trained.model)
+    save_weights(tmp_path / "best.safetensors", trained.model, RUN)
     before = {name: tensor.clone() for name, tensor in wider.state().items()}
     shapes = r"0\.weight has shape \(7, 5\), not \(8, 5\)"
     with pytest.raises(UserError, match=shapes) as error:
-        load_weights(tmp_path / "best.safetensors", wider.model)
+        load_weights(tmp_path / "best.safetensors", wider.model, RUN)
     assert str(error.value).startswith(f"{tmp_path / 'best.safetensors'}: ")
     with pytest.raises(UserError, match=r"model\." + shapes) as error:
         wider.load(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'last' / 'checkpoint.safetensors'}: ")
     assert all(torch.equal(wider.state()[name], tensor) for name, tensor in before.items())
     with pytest.raises(UserError, match=r"1\.weight is missing; 2\.bias is unknown; 2\.weight is unknown"):
-        load_weights(tmp_path / "best.safetensors", nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)))
+        load_weights(tmp_path / "best.safetensors", nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)), RUN)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1])
@@ -186,7 +191,57 @@ def test_a_truncated_file_is_named(tmp_path: Path, kept: int):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError) as error:
         Trained(0).load(tmp_path)
-    assert re.fullmatch(rf"{re.escape(str(path))}: damaged \(.*\); delete it, or start a new run", str(error.value))
+    remedy = "delete it, and --resume begins at the first step; or start a new run"
+    assert re.fullmatch(rf"{re.escape(str(path))}: damaged \(.*\); {remedy}", str(error.value))
+
+
+def test_a_damaged_number_is_found(tmp_path: Path):
+    """The format has no checksum: without one, a flipped bit is another number."""
+    trained, path = Trained(3), tmp_path / "best.safetensors"
+    save_weights(path, trained.model, RUN)
+    good = path.read_bytes()
+    (length,) = struct.unpack("<Q", good[:8])
+    for at in range(8 + length, len(good), 37):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(UserError) as error:
+            load_weights(path, make_model(), RUN)
+        assert str(error.value) == (
+            f"{path}: damaged (its content is not what was written); copy it again from where the run was trained, or "
+            "train again"
+        )
+    path.write_bytes(good)
+    load_weights(path, make_model(), RUN)
+    path.write_bytes(save(trained.model.state_dict()))  # by somebody else
+    with pytest.raises(UserError, match="its header does not tell what was written"):
+        load_weights(path, make_model(), RUN)
+
+
+def test_weights_of_another_run_are_refused(tmp_path: Path):
+    path = tmp_path / "best.safetensors"
+    save_weights(path, make_model(), RUN)
+    with pytest.raises(UserError) as error:
+        load_weights(path, make_model(), RUN | {"dataset": "1" * 32})
+    assert str(error.value) == (
+        f"{path}: holds the weights of another run:\n  dataset: {'0' * 32} there, {'1' * 32} here\n"
+        "Copy the file again from where this run was trained, or train again"
+    )
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, number: float):
+    model, path = make_model(), tmp_path / "best.safetensors"
+    with torch.no_grad():
+        model[2].weight[1, 2] = number
+    save_weights(path, model, RUN)
+    with pytest.raises(UserError, match=r"best\.safetensors: 2\.weight holds numbers that are not finite, so that all"):
+        load_weights(path, make_model(), RUN)
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path):
+    path = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error, naming(tmp_path / "x.json"), path.open("wb") as file:
+        file.write(b"x" * 10_000_000)
+    assert in_words(error.value) == f"{tmp_path / 'x.json'}: no space left on device"
 
 
 @contextmanager
@@ -203,7 +258,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path):
     trained = Trained(2)
     trained.save(tmp_path, Progress(step=2))
-    save_weights(tmp_path / "best.safetensors", trained.model)
+    save_weights(tmp_path / "best.safetensors", trained.model, RUN)
     before = {name: tensor.clone() for name, tensor in trained.state().items()}
     old = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     trained.step(3)
@@ -211,7 +266,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path):
         with pytest.raises(OSError, match="File too large"):
             trained.save(tmp_path, Progress(step=3))
         with pytest.raises(OSError, match="File too large"):
-            save_weights(tmp_path / "best.safetensors", trained.model)
+            save_weights(tmp_path / "best.safetensors", trained.model, RUN)
     assert len(old) == 2
     assert all(path.read_bytes() == content for path, content in old.items())
     assert Trained(0).load(tmp_path) == Progress(step=2)
@@ -228,7 +283,7 @@ def test_a_kill_while_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path)
     path, size = tmp_path / "file", 20_000_000
     code = f"""
 import itertools, pathlib
-from cache.files import write_atomically
+from cache.files import in_words, naming, write_atomically
 for letter in itertools.cycle("ab"):
     write_atomically(pathlib.Path({str(path)!r}), letter.encode() * {size})
 """

@@ -97,8 +97,9 @@ def test_what_the_dataset_says_is_what_the_source_offers(stores: dict[str, Path]
         assert source.seq_lens == LENGTHS[name]
         assert (source.n_features, source.placement) == (6, "host")
         bounds = [dataset.splits[part]["windows"]["TEST"] for part in ("train", "val")]
-        assert [[part.start, part.stop] for part in (source.train, source.val)] == bounds
-        assert 0 == source.train.start < source.train.stop < source.val.start < source.val.stop
+        (train,) = source.train.ranges
+        assert [[part.start, part.stop] for part in (train, source.val)] == bounds
+        assert 0 == train.start < train.stop < source.val.start < source.val.stop
 
 
 def test_batches_of_one_size_come_in_the_same_memory(dataset: Dataset):

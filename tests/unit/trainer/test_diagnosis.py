@@ -12,6 +12,7 @@ from trainer.config import TrainingConfig, parse_trainer
 from trainer.loop import check_skipped
 from trainer.losslog import LossLog
 from trainer.memory import memory_use, out_of_memory_advice
+from trainer.ranks import Ranks
 from trainer.train_command import main as train
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def terms(**values: float) -> dict[str, torch.Tensor]:
 
 
 def test_the_log_gives_means_since_the_last_time():
-    log = LossLog(CPU)
+    log = LossLog(Ranks(0, 1, CPU))
     log.add(terms(loss=1.0, huber=0.5), torch.tensor(1))
     log.add(terms(loss=3.0, huber=1.5), torch.tensor(2))
     assert log.take() == {"loss": 2.0, "huber": 1.0}
@@ -36,7 +37,7 @@ def test_the_log_gives_means_since_the_last_time():
 
 
 def test_a_term_that_is_not_finite_is_named_and_left_out_of_the_mean():
-    log = LossLog(CPU)
+    log = LossLog(Ranks(0, 1, CPU))
     log.add(terms(loss=1.0, huber=1.0, stft=1.0), torch.tensor(4))
     log.add(terms(loss=math.nan, huber=2.0, stft=math.inf), torch.tensor(5))
     log.add(terms(loss=math.nan, huber=math.nan, stft=3.0), torch.tensor(6))

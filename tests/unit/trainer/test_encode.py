@@ -25,11 +25,12 @@ from trainer.checkpoint import save_weights
 from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
 from trainer.data import WindowSource
-from trainer.encode import Encoder, export_encoder, read_description
+from trainer.described import describe_encoder, identity
+from trainer.encode import Encoder, Ensemble, export_encoder, read_description
 from trainer.encode_dataset import check_dataset, encode_at, part_ranges, window_range
 from trainer.encode_latency import latencies, simulated_frames
 from trainer.model import MaskedAutoencoder
-from trainer.runs import describe_encoder, record_run
+from trainer.runs import record_run
 
 ROOT = Path(__file__).parents[3]
 PRICES = ["open", "high", "low", "close"]
@@ -89,12 +90,11 @@ def place_of(folder: Path, store: Path, name: str, overrides: tuple[str, ...]) -
     config = load_config(ROOT / "configs/test.yaml", overrides)
     run = folder / "run"
     record_run(run, config, store, dataset)
-    described = describe_encoder(config, dataset)
+    described = describe_encoder("reconstruct", config.values["model"], dataset)
     torch.manual_seed(1)
     lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
-    save_weights(
-        run / "best.safetensors", MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
-    )
+    model = MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
+    save_weights(run / "best.safetensors", model, identity(described))
     ((_, entries),) = dataset.symbols.items()
     series = {
         key: BarSeries(store, one.manifest["components"]["inputs"]["bars"]) for key, one in entries.streams.items()
@@ -203,7 +203,9 @@ def test_a_dataset_of_another_kind(plain: Place, other: Place) -> None:
     check_dataset(plain.encoder, plain.dataset)
     said = message(check_dataset, plain.encoder, other.dataset)
     assert "other: not what" in said
-    assert "timeframes was ['m1', 'm5', 'm15'], and is ['m1', 'm5', 'h1', 'd']" in said
+    assert "  timeframes: ['m1', 'm5', 'm15'] then, ['m1', 'm5', 'h1', 'd'] now\n" in said
+    assert "  statistics, by which features are scaled: of other training bars\nName the dataset that it was" in said
+    assert "mean" not in said
 
 
 def changed(frames: Mapping[str, pd.DataFrame], name: str, frame: Any) -> dict[str, Any]:
@@ -252,6 +254,84 @@ def test_frames_that_are_refused(plain: Place) -> None:
     assert "knows no symbol X; it has statistics of TEST" in message(encode, frames, symbol="X")
 
 
+def test_columns_that_are_no_prices(plain: Place) -> None:
+    frames = plain.frames(plain.time(plain.chosen(9)[4]))
+    m5 = frames["m5"]
+    expected = plain.encoder.encode(frames)
+    for dtype in ("bool", "complex128", "str", "object", "category", "boolean"):
+        column = m5["open"].round().astype(dtype)
+        said = message(plain.encoder.encode, changed(frames, "m5", m5.assign(open=column)))
+        assert said.startswith("bars['m5']: column open holds ")
+        assert said.endswith(", not numbers; convert it to float64")
+    whole = {name: (frame * 1e5).round().astype("int64") for name, frame in frames.items()}
+    for dtype in ("float64", "Float64", "Int64"):
+        found = plain.encoder.encode({name: frame.astype(dtype) for name, frame in whole.items()})
+        assert torch.equal(found, plain.encoder.encode(whole))
+    lacking = m5.astype("Float64")
+    lacking.iloc[3, 0] = pd.NA
+    assert "column open: nan is not a finite number" in message(plain.encoder.encode, changed(frames, "m5", lacking))
+    twice = pd.concat([m5, m5["close"]], axis=1)
+    said = message(plain.encoder.encode, changed(frames, "m5", twice))
+    assert said == "bars['m5'] has the column close more than once; keep one"
+    assert torch.equal(plain.encoder.encode(changed(frames, "m5", m5.assign(volume="x"))), expected)
+
+
+def test_what_is_no_bars_at_all(plain: Place, tmp_path: Path) -> None:
+    frame = plain.frames(plain.time(5000))["m1"]
+    for bars, what in ((None, "NoneType"), ([frame], "list"), (frame, "DataFrame")):
+        said = message(plain.encoder.encode, bars)
+        assert said == f"bars is a {what}; give a frame a timeframe, such as {{'m1': frame}}"
+    one = pd.Timestamp(plain.time(5000), tz="UTC")
+    assert message(encode_at, plain.encoder, plain.dataset, one).startswith(f"times is {one!r}, not several in a row; ")
+    assert (
+        message(encode_at, plain.encoder, plain.dataset, [1], batch_size=0) == "batch_size is 0; it must be 1 at least"
+    )
+    assert message(export_encoder, plain.encoder, f"{tmp_path}/none/encoder.pt2") == (
+        f"{tmp_path}/none/encoder.pt2: there is no folder {tmp_path}/none; make it first"
+    )
+
+
+def test_paths_may_be_text(plain: Place) -> None:
+    encoder = Encoder.load(str(plain.run))
+    frames = plain.frames(plain.time(5000))
+    assert torch.equal(encoder.encode(frames), plain.encoder.encode(frames))
+    assert "missing (no run there)" in message(Encoder.load, "none")
+    assert "no run of all folds there" in message(Ensemble.load, "none")
+
+
+def test_devices_that_are_not_there(plain: Place) -> None:
+    if not torch.cuda.is_available():
+        assert message(Encoder.load, plain.run, device="cuda").startswith("device 'cuda' cannot be used: ")
+    assert message(Encoder.load, plain.run, device="tpu").endswith("; leave it out, or use 'cpu'")
+
+
+def test_weights_that_are_not_of_the_run_or_not_finite(plain: Place, other: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain.run, run)
+    weights = run / "best.safetensors"
+    shutil.copy(other.run / "best.safetensors", weights)
+    said = message(Encoder.load, run)
+    assert said.startswith(f"{weights}: holds the weights of another run:\n")
+    assert f"  dataset: {other.dataset.entry.key} there, {plain.dataset.entry.key} here\n" in said
+    model = Encoder.load(plain.run).model
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[3] = torch.nan
+    save_weights(weights, model, identity(plain.encoder.described))
+    said = message(Encoder.load, run)
+    assert said.startswith(f"{weights}: backbone.")
+    assert "holds numbers that are not finite, so that all results would be NaN; copy the file again" in said
+
+
+def test_embeddings_that_are_not_finite(plain: Place) -> None:
+    encoder = Encoder.load(plain.run)
+    with torch.no_grad():
+        next(encoder.model.parameters()).fill_(3e38)
+    said = message(encode_at, encoder, plain.dataset, [plain.time(700)])
+    moment = pd.Timestamp(plain.time(700)).isoformat()
+    assert said.startswith(f"{plain.run}/best.safetensors: makes numbers that are not finite of the window of test at ")
+    assert f"at {moment} UTC; train again, with a lower training.lr" in said
+
+
 def test_the_bar_in_progress_is_refused(place: Place) -> None:
     name = list(place.bars)[1]
     window = next(i for i in place.chosen(60) if place.time(i) not in place.closes[name])
@@ -276,6 +356,84 @@ def test_a_forgotten_bar_is_refused(place: Place) -> None:
             said = message(place.encoder.encode, changed(frames, name, frames[name][:-1]))
             assert said.startswith(f"bars['{name}'] is stale: its last bar closed at ")
             assert f"leave {name} out to have it derived" in said
+
+
+def test_a_bar_lacking_in_the_middle_is_refused(place: Place) -> None:
+    base, *others = place.bars
+    for window in place.chosen(20)[3:]:
+        t = place.time(window)
+        frames = place.frames(t, extra=2)
+        frames[base] = place.frames(t, extra=9000)[base]
+        expected = place.encoder.encode(frames)
+        for name in others:
+            lacking = frames[name].drop(frames[name].index[-4])
+            said = message(place.encoder.encode, changed(frames, name, lacking))
+            closes = [pd.Timestamp(one).isoformat() for one in place.closes[name][place.closes[name] <= t][[-5, -3]]]
+            assert said.startswith(
+                f"bars['{name}'] lacks a bar: none closes between {closes[0]} UTC and {closes[1]} UTC"
+            )
+            assert "m1 bars from " in said
+            assert f"show that one did; add what is missing, or leave {name} out to have it derived" in said
+        # the older part proves by its times alone, and only that bars exist
+        frames[base] = frames[base].assign(
+            close=frames[base]["close"].where(frames[base].index > frames[base].index[-40])
+        )
+        assert torch.equal(place.encoder.encode(frames), expected)
+
+
+def test_shorter_timeframes_show_what_the_base_is_too_short_for(plain: Place) -> None:
+    window = plain.chosen(9)[4]
+    frames = plain.frames(plain.time(window), extra=1)
+    m15 = frames["m15"]
+    assert torch.equal(plain.encoder.encode(frames), offline(plain, window)[1])
+    said = message(plain.encoder.encode, changed(frames, "m15", m15.drop(m15.index[-8])))
+    assert said.startswith("bars['m15'] lacks a bar: none closes between ")
+    assert " m5 bars from " in said
+
+
+def test_base_bars_that_a_longer_one_was_made_of_are_missed(plain: Place) -> None:
+    t = plain.time(plain.chosen(9)[4])
+    frames = plain.frames(t, extra=60)
+    m1, m5 = frames["m1"], frames["m5"]
+    begins = m5.index[-4]
+    there = (m1.index < begins) | (m1.index >= begins + pd.Timedelta(5, "min"))
+    said = message(plain.encoder.encode, changed(frames, "m1", m1[there]))
+    ends = (begins + pd.Timedelta(5, "min")).tz_localize(None).isoformat()
+    assert said == (
+        f"bars['m1'] lacks bars: it has none from {begins.tz_localize(None).isoformat()} UTC to {ends} UTC, and the m5 "
+        "bar of that time was made of some; add what is missing"
+    )
+    some = m1[there | (m1.index == begins)]
+    plain.encoder.encode(changed(frames, "m1", some))  # fewer than five is what a quiet time looks like
+
+
+def test_times_without_trading_are_no_gaps(plain: Place) -> None:
+    """A weekend, as training had it, in the middle of all frames."""
+    closes = plain.closes["m1"]
+    reopened = int(closes[int(np.diff(closes).argmax()) + 1])
+    for minutes in (16, 31, 61):
+        t = int(closes[np.searchsorted(closes, reopened) + minutes])
+        frames = plain.frames(t)
+        assert frames["m15"].index.to_series().diff().max() > pd.Timedelta(1, "D")
+        window = int(np.searchsorted(plain.windows("time"), t))
+        assert torch.equal(plain.encoder.encode(frames), offline(plain, window)[1])
+
+
+def test_older_than_any_bar_in_training_is_stale(other: Place) -> None:
+    trained = other.closes["d"][other.closes["d"] <= other.dataset.splits["train"]["until"]]
+    assert other.encoder.inputs.longest_gap["d"] == np.diff(trained).max() == pd.Timedelta(2, "D").value
+    t = next(t for t in map(other.time, other.chosen(60)) if 8 <= pd.Timestamp(t, tz="UTC").hour < 21)
+    frames = other.frames(t)
+    for days, refused in ((2, False), (3, True)):
+        late = {name: frame.set_axis(frame.index + pd.Timedelta(days, "D")) for name, frame in frames.items()}
+        if not refused:
+            other.encoder.encode({**late, "d": frames["d"]})
+            continue
+        said = message(other.encoder.encode, {**late, "d": frames["d"]})
+        assert said.startswith("bars['d'] is stale: its last bar closed at ")
+        assert "and in training the last one was never 2d old; add what is missing, or, if nothing is, m1 bars" in said
+        before = other.frames(frames["d"].index[-1].value)["m1"]  # which shows that nothing is
+        other.encoder.encode({**late, "d": frames["d"], "m1": pd.concat([before, late["m1"]])})
 
 
 def test_bars_from_files_may_begin_at_other_times(plain: Place, tmp_path: Path) -> None:
@@ -307,17 +465,16 @@ def test_what_cannot_be_derived_says_how_much_is_needed(plain: Place, other: Pla
 
 def test_the_rules_of_the_recipe_hold(other: Place) -> None:
     described = json.loads((other.run / "encoder.json").read_text())
-    t = other.time(other.chosen(9)[4])
+    # a day with nine hours behind it; then all but days are given of a week later
+    t = next(t for t in map(other.time, other.chosen(60)) if 8 <= pd.Timestamp(t, tz="UTC").hour < 21)
     frames = other.frames(t)
-    # no base bar shows that a day has passed, the time does
-    late = {
-        name: frame.set_axis(frame.index + pd.Timedelta(7, "D") + pd.Timedelta(5, "h"))
-        for name, frame in frames.items()
-        if name != "d"
-    }
-    assert "bars['d'] is stale: its last bar closed " in message(other.encoder.encode, {**late, "d": frames["d"]})
-    assert "max_staleness.d = 4d" in message(other.encoder.encode, {**late, "d": frames["d"]})
-    described["window"] = {"min_coverage": 0.99, "max_staleness": {}}
+    late = {name: frame.set_axis(frame.index + pd.Timedelta(7, "D")) for name, frame in frames.items()}
+    before = other.frames(frames["d"].index[-1].value)["m1"]
+    holiday = {**late, "d": frames["d"], "m1": pd.concat([before, late["m1"]])}
+    said = message(other.encoder.encode, holiday)
+    assert "bars['d'] is stale: its last bar closed " in said
+    assert "max_staleness.d = 4d" in said
+    described["window"] |= {"min_coverage": 0.99, "max_staleness": {}}
     encoder = Encoder(other.run, described, "", other.encoder.model)
     m1 = other.frames(t, extra=1)["m1"]
     said = message(encoder.encode, changed(frames, "m1", m1.drop(m1.index[4])))
@@ -353,7 +510,7 @@ def test_runs_that_cannot_be_loaded(plain: Place, tmp_path: Path) -> None:
     features = {**good["features"], "version": 7}
     faults: list[tuple[Any, str]] = [
         ([], "damaged; copy it again"),
-        ({**good, "format": 9}, "has format 9, and this version reads 2"),
+        ({**good, "format": 9}, "has format 9, and this version reads 4"),
         ({**good, "seq_lens": 3}, "damaged, seq_lens is not an object; copy it again from where the run was trained"),
         ({**good, "seq_lens": {"m1": 3}}, "damaged, its parts are not of the same timeframes"),
         ({**good, "features": features}, "trained on version 7 of the feature set returns, and this version of "
@@ -426,7 +583,8 @@ def test_several_symbols(plain: Place) -> None:
 
 def test_splits(plain: Place) -> None:
     parts = {name: window_range(plain.dataset, name) for name in ("all", "train", "val")}
-    assert (parts["train"], parts["val"]) == (plain.source.train, plain.source.val)
+    assert (parts["train"],) == plain.source.train.ranges
+    assert parts["val"] == plain.source.val
     assert parts["all"] == range(len(plain.windows("time")))
 
 

@@ -20,9 +20,9 @@ from trainer.data import Batch, WindowSource
 from trainer.evaluate import BATCH, evaluate, reconstruct
 from trainer.masking import Masks
 from trainer.metrics import Pairs, TimeOfWeek
+from trainer.reconstruct import VALIDATION_STREAM, Reconstruct, reconstruct_task
 from trainer.report import table
 from trainer.scores import PREDICTORS, QUANTITIES
-from trainer.tasks import VALIDATION_STREAM, Reconstruct, reconstruct_task
 
 CPU = torch.device("cpu")
 WINDOWS = BATCH + 40  # more than a batch
@@ -393,7 +393,7 @@ def test_validation_and_evaluation_agree_on_the_last_value(cases: dict[str, Case
     )
     task = reconstruct_task(config, case.dataset, torch.device("cpu"))
     batch = case.source.gather(torch.arange(case.source.val.start, case.source.val.stop))
-    carried = trainer.tasks.carry_last  # what the training log calls the last value
+    carried = trainer.reconstruct.carry_last  # what the training log calls the last value
     masks = task.masks(VALIDATION_STREAM, batch)
     features = list(map(carried, batch.x, masks.hidden, batch.log_before, task.scales))
     losses = task.losses(features, batch, masks)

@@ -174,7 +174,7 @@ def test_apply_masks_against_a_loop(revealing: list[int], dtype: torch.dtype) ->
     [
         (
             ([64, 30], [0.3] * 2, 3, 40),
-            "span_max is 40, but timeframe number 1 has windows of 30 bars only: lower span_",
+            "span_max is 40, but a window has 30 bars only: lower it, or lengthen data.window.seq_len",
         ),
         (([64], [0.3], 0, 4), "span_min is 0: a hidden block needs at least 1 bar"),
         (([64], [0.3], 5, 4), r"span_min \(5\) is larger than masking.span_max \(4\)"),

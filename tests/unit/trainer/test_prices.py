@@ -21,7 +21,7 @@ from trainer.prices import (
     to_log_prices,
     true_log_prices,
 )
-from trainer.tasks import carry_last
+from trainer.reconstruct import carry_last
 
 CPU = torch.device("cpu")
 SETS = ["returns", "price"]

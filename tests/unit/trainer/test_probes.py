@@ -18,9 +18,9 @@ from pipeline.build_command import main as build_cache
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
 from trainer.probes import embed, probe_encoder, probe_windows, raw_windows, thinned
+from trainer.reconstruct import Reconstruct, reconstruct_task
 from trainer.report import probe_table
 from trainer.ridge import PENALTIES, area_under_curve, correlation, effective_rank, r_squared, ranks, ridge
-from trainer.tasks import Reconstruct, reconstruct_task
 
 CPU = torch.device("cpu")
 HORIZON = 32
@@ -84,7 +84,7 @@ def test_targets_equal_pandas_on_times(dataset: Dataset, source: WindowSource):
 def test_training_keeps_clear_of_validation(dataset: Dataset, source: WindowSource):
     """Windows are left out although they are training windows, because what they should predict is not."""
     closes = base_bars(dataset)
-    early = int(closes.index[source.train.stop // 2].as_unit("ns").value)
+    early = int(closes.index[source.train[-1] // 2].as_unit("ns").value)
     splits = {**dataset.splits, "val": {**dataset.splits["val"], "from": early}}
     entry = replace(dataset.entry, manifest={**dataset.entry.manifest, "splits": splits})
     train, val = probe_windows(replace(dataset, entry=entry), source)

@@ -1,36 +1,56 @@
-"""Tasks: what to feed the model, its loss, and what validation compares it with. The loop knows neither.
+"""The task `reconstruct`: hide blocks of bars, or of a recording's rows, and have the model tell what was there.
 
-Shape suffixes: B batch, L bars, F features, C channels, G timeframes computed together, P pairs of timeframes.
+Shape suffixes: B batch, L bars, F features, C channels, N targets, G timeframes computed together, P pairs of
+timeframes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cache.part import part_of
 from cache.reader import Dataset
 from trainer.clock import clock_table
 from trainer.config import TrainerConfig
 from trainer.data import Batch, WindowSource, spread
 from trainer.layers import runs_of
 from trainer.losses import composite, cross_timeframe, huber, price_scale
-from trainer.masking import Masks, draw_masks, mask_ratios, model_inputs, realised_ratio, window_keys
+from trainer.masking import (
+    Masks,
+    apply_masks,
+    check_masking,
+    draw_masks,
+    mask_ratios,
+    model_inputs,
+    realised_ratio,
+    window_keys,
+)
 from trainer.model import MaskedAutoencoder
 from trainer.prices import Scale, last_value, scale_of, stacked, to_features, to_log_prices, true_log_prices
 from trainer.spectral import amplitude_phase, fitting_scales, stft
+from trainer.task import Advance
 
 # Epochs number the streams of training masks from 0; validation has one of its own, so that its masks never change.
 VALIDATION_STREAM = -1
-Advance = Callable[[int], object]
 CHECKED_WINDOWS = 64  # at the start, for whether every term of the loss has something to work on
-TARGETS = 4  # open, high, low, close: the first columns of every feature set
+_FAR = 2.0  # the odds of being hidden, against those asked for
+TARGETS = 4  # of bars: open, high, low, close, the first columns of every feature set
 
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Masked reconstruction: hide blocks of bars and predict their open, high, low and close."""
+    """Masked reconstruction.
+
+    Of bars their open, high, low and close are predicted, beside the time of week; of other streams every feature.
+
+    Attributes:
+        scales: of bars, a stream each; else none.
+        clock: of bars `clock_table`.
+    """
 
     config: TrainerConfig
     timeframes: tuple[str, ...]
@@ -40,6 +60,21 @@ class Reconstruct:
     reveals: tuple[str, ...]
     scales: tuple[Scale, ...]
     clock: Tensor
+
+    @property
+    def monitors(self) -> dict[str, int]:
+        """What of `validate` training.monitor may name."""
+        return {"loss": 1, "correlation": -1}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By term."""
+        return self.config.loss.weights.model_dump()
+
+    @property
+    def n_targets(self) -> int:
+        """N: the first so many features are predicted."""
+        return TARGETS if self.scales else len(self.features)
 
     def compiled(self) -> "Reconstruct":
         """The same with the parts of a training step that are many small kernels fused by torch.compile."""
@@ -51,23 +86,32 @@ class Reconstruct:
     def build_model(self) -> MaskedAutoencoder:
         """The model, initialised from the seed. Raises ValueError for dimensions that do not fit."""
         torch.manual_seed(self.config.training.seed)
-        n_known = self.clock.shape[1]
+        n_known = self.clock.shape[1] if self.scales else 0
         return MaskedAutoencoder(
-            len(self.features), n_known, self.seq_lens, self.bar_lengths, self.config.model, TARGETS
+            len(self.features), n_known, self.seq_lens, self.bar_lengths, self.config.model, self.n_targets
         )
 
-    def check(self, source: WindowSource) -> None:
-        """Raise ValueError where masks or a term of the loss have nothing to work on, with the reason."""
+    def check(self, source: WindowSource) -> list[str]:
+        """Raise ValueError where masks or a term of the loss have nothing to work on, with the reason.
+
+        Gives a line for every timeframe that hides far more or less than was asked for.
+        """
+        weights, settings = self.config.loss.weights, self.config.masking
+        ratios = mask_ratios(settings.mask_ratio, self.timeframes)
+        for name, length, ratio in zip(self.timeframes, self.seq_lens, ratios, strict=True):
+            try:
+                check_masking([length], [ratio], settings.span_min, settings.span_max)
+                if weights.stft:
+                    fitting_scales(self.config.loss.stft.n_ffts, [length])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         batch = source.gather(spread(source.train, CHECKED_WINDOWS))
         masks = self.masks(0, batch)
-        weights = self.config.loss.weights
-        if weights.stft:
-            fitting_scales(self.config.loss.stft.n_ffts, self.seq_lens)
         if weights.cross_timeframe:
             if len(self.timeframes) == 1:
                 raise ValueError(
-                    "loss.weights.cross_timeframe compares timeframes, and there is only one; set it to 0, or add "
-                    "another to data.timeframes"
+                    "loss.weights.cross_timeframe compares timeframes, and there is only one; set it to 0, or, of "
+                    "bars, add another to data.timeframes"
                 )
             supports = self._cross_timeframe(batch, batch.x, masks)[1].tolist()
             for fine, coarse, support in zip(self.timeframes, self.timeframes[1:], supports, strict=False):
@@ -76,6 +120,17 @@ class Reconstruct:
                         f"loss.weights.cross_timeframe: in {len(batch)} windows no bar of {coarse} has all its {fine} "
                         "bars in the window and one of them hidden; lengthen data.window.seq_len, or set it to 0"
                     )
+        if batch.padding:  # shares of whole windows, which hold less to hide
+            return []
+        found = zip(self.timeframes, ratios, realised_ratio(masks).tolist(), strict=True)
+        return [
+            f"masks hide {share:.0%} of {name}, and masking.mask_ratio asks for {ratio:.0%}: blocks have "
+            f"{settings.span_min} to {settings.span_max} bars"
+            + ", and what other timeframes hide is hidden too"
+            * settings.sync_across_tf
+            for name, ratio, share in found
+            if not 1 / _FAR <= share * (1 - ratio) / max(ratio * (1 - share), 1e-9) <= _FAR
+        ]
 
     def masks(self, stream: int | Tensor, batch: Batch) -> Masks:
         """The masks of a batch: the same whenever seed, stream and window are."""
@@ -83,15 +138,22 @@ class Reconstruct:
         keys = window_keys(self.config.training.seed, stream, batch.index)
         ratios = mask_ratios(settings.mask_ratio, self.timeframes)
         rows = batch.rows if settings.sync_across_tf else None
-        return draw_masks(keys, self.seq_lens, ratios, settings.span_min, settings.span_max, rows)
+        masks = draw_masks(keys, self.seq_lens, ratios, settings.span_min, settings.span_max, rows)
+        if not batch.padding:
+            return masks
+        return Masks([hidden & ~padding for hidden, padding in zip(masks.hidden, batch.padding, strict=True)])
 
     def inputs(self, batch: Batch, masks: Masks) -> list[Tensor]:
         """What the model sees of a batch, which is what is visible: [B, L_j, C] a timeframe."""
+        if batch.padding:
+            masks = Masks([hidden | padding for hidden, padding in zip(masks.hidden, batch.padding, strict=True)])
+        if not self.scales:
+            return apply_masks(batch.x, masks, ())
         revealing = [self.features.index(name) for name in self.reveals]
         return model_inputs(batch.x, masks, revealing, batch.close_time, self.clock)
 
     def reconstruct(self, model: torch.nn.Module, batch: Batch, masks: Masks) -> list[Tensor]:
-        """The model's open, high, low and close features, [B, L_j, 4] a timeframe."""
+        """What the model makes of the first N features, [B, L_j, N] a timeframe."""
         predicted: list[Tensor] = model(self.inputs(batch, masks))
         return predicted
 
@@ -110,7 +172,7 @@ class Reconstruct:
         for run in runs_of(self.seq_lens):
             some = slice(run.first, run.past)
             prediction_GBLC, hidden_GBL = torch.stack(predicted[some]), torch.stack(masks.hidden[some])
-            truth_GBLC = torch.stack(batch.x[some])[..., :TARGETS]
+            truth_GBLC = torch.stack(batch.x[some])[..., : self.n_targets]
             found = {"huber": huber(prediction_GBLC, truth_GBLC, hidden_GBL, settings.huber_delta)}
             signal_GBLC = composite(prediction_GBLC.float(), truth_GBLC, hidden_GBL)
             if weights.stft:
@@ -163,8 +225,8 @@ class Reconstruct:
     def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
         """Losses, correlation and realised mask ratios over windows spread evenly over the validation split.
 
-        `correlation` is Pearson's r of predicted and true open, high, low and close, normalised and hidden, the mean
-        over timeframes. `advance` hears of windows done.
+        `correlation` is Pearson's r of predicted and true features, normalised and hidden, the mean over timeframes.
+        `advance` hears of windows done.
         """
         model.eval()
         sums: dict[str, Tensor] = {}
@@ -186,28 +248,43 @@ class Reconstruct:
         return {**means, "correlation": float(correlations(torch.stack(moments).sum(dim=0)).mean())}
 
     @torch.no_grad()
-    def baseline(self, source: WindowSource, advance: Advance) -> float:
+    def baseline(self, source: WindowSource, advance: Advance) -> dict[str, float]:
         """The loss of carrying the last value forward, over the same windows and masks."""
         loss, count = 0.0, 0
         for batch, masks in self._validation_batches(source):
-            carried = list(map(carry_last, batch.x, masks.hidden, batch.log_before, self.scales))
+            if self.scales:
+                carried = list(map(carry_last, batch.x, masks.hidden, batch.log_before, self.scales))
+            else:
+                carried = list(map(carry_rows, batch.x, masks.hidden))
             loss += float(self.losses(carried, batch, masks)["loss"]) * len(batch)
             count += len(batch)
             advance(len(batch))
-        return loss / count
+        return {"last_value_loss": loss / count}
+
+    def told(self, validation: Mapping[str, float]) -> str:
+        """A validation in a line."""
+        return (
+            f"validation loss {validation['loss']:.4f} (last value carried: {validation['last_value_loss']:.4f}), "
+            f"correlation {validation['correlation']:.3f}"
+        )
+
+    def finish(self, model: torch.nn.Module, source: WindowSource, run: Path, advance: Advance) -> dict[str, float]:
+        """Nothing is left to do."""
+        return {}
 
     def _validation_batches(self, source: WindowSource) -> Iterator[tuple[Batch, Masks]]:
         training = self.config.training
         for index_B in spread(source.val, training.val_windows).split(training.batch_size):
             batch = source.gather(index_B)
-            yield batch, self.masks(VALIDATION_STREAM, batch)
+            yield batch, self.masks(0 if training.overfit else VALIDATION_STREAM, batch)  # 0: that of training, then
 
 
 def joint_moments(predicted_BLP: Tensor, x_BLF: Tensor, hidden_BL: Tensor) -> Tensor:
     """Sums over the hidden bars that a correlation is made of: n, x, y, xx, yy, xy, float64 [6]."""
     shown_BL1 = hidden_BL[..., None].double()
-    x, y = (values.double() * shown_BL1 for values in (predicted_BLP, x_BLF[..., :TARGETS]))
-    n = shown_BL1.sum() * TARGETS
+    n_targets = predicted_BLP.shape[-1]
+    x, y = (values.double() * shown_BL1 for values in (predicted_BLP, x_BLF[..., :n_targets]))
+    n = shown_BL1.sum() * n_targets
     return torch.stack([n, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
 
 
@@ -224,19 +301,30 @@ def carry_last(x_BLF: Tensor, hidden_BL: Tensor, log_before_B: Tensor, scale: Sc
     return to_features(carried, log_before_B, scale)
 
 
-def reconstruct_task(config: TrainerConfig, dataset: Dataset, device: torch.device) -> Reconstruct:
-    """The task for a dataset, with its tensors on the device where the batches are."""
-    ((_, entries),) = dataset.symbols.items()
-    streams = list(entries.streams.values())
-    lengths = {name: int(stream.manifest["nominal_length"]) for name, stream in entries.streams.items()}
+def carry_rows(x_BLF: Tensor, hidden_BL: Tensor) -> Tensor:
+    """Every hidden row as the last visible one before it, [B, L, F]; 0, the usual value, where there is none."""
+    row_L = torch.arange(1, x_BLF.shape[1] + 1, device=x_BLF.device)
+    last_BL = torch.where(hidden_BL, 0, row_L).cummax(dim=1).values
+    with_none = torch.nn.functional.pad(x_BLF, (0, 0, 1, 0))
+    return with_none.gather(1, last_BL[..., None].expand_as(x_BLF))
+
+
+def reconstruct_task(
+    config: TrainerConfig, dataset: Dataset, device: torch.device, fold: int | None = None
+) -> Reconstruct:
+    """The task for a dataset, or a fold of it, with its tensors on the device where the batches are."""
+    part = part_of(dataset, fold)
+    streams = list(part.streams.values())
+    lengths = [int(stream.manifest.get("nominal_length", 1)) for stream in streams]
+    of_prices = "close" in streams[0].manifest["arrays"]
     return Reconstruct(
         config,
-        tuple(dataset.timeframes),
+        tuple(part.streams),
         tuple(dataset.seq_lens.values()),
-        tuple(lengths[name] // lengths[dataset.timeframes[0]] for name in dataset.timeframes),
+        tuple(length // lengths[0] for length in lengths),
         tuple(streams[0].manifest["features"]),
-        tuple(streams[0].manifest["reveals"]),
-        tuple(scale_of(stream).to(device) for stream in streams),
+        tuple(streams[0].manifest.get("reveals", ())),
+        tuple(scale_of(stream).to(device) for stream in streams if of_prices),
         clock_table().to(device),
     )
 
