@@ -24,6 +24,7 @@ ROWS = 3_100_000
 FILE_NAME = "simfx_m1.parquet"
 TIMEFRAMES = ("m1", "m5", "m15", "m30", "h1", "h4", "d")
 SEQ_LEN = 64
+PAGE = ROOT / "docs/benchmarks.md"
 OVERRIDES = (f"data.timeframes=[{','.join(TIMEFRAMES)}]", f"data.window.seq_len={SEQ_LEN}")
 
 
@@ -151,3 +152,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+def replace_section(page: Path, title: str, text: str) -> None:
+    """Put a section into a Markdown page, in place of an earlier one of that title."""
+    old = page.read_text() if page.exists() else "# Benchmarks\n"
+    before, _, rest = old.partition(f"## {title}\n")
+    _, mark, after = rest.partition("\n## ")
+    page.write_text(f"{before.rstrip()}\n\n## {title}\n\n{text}\n" + (f"\n## {after}" if mark else ""))

@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import measure
+
 BATCHES = (64, 256, 1024)
 WAYS = ("lightning", "eager", "graph", "compile", "host")
 WORKERS, ROUNDS = 8, 3
-PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         options.results.write_text(json.dumps(found))
     table = as_table(found)
     print(table)
-    replace_section(PAGE, "Training on one GPU", table)
+    measure.replace_section(measure.PAGE, "Training on one GPU", table)
 
 
 def measure_one(store: Path, way: str, batch: int) -> dict[str, Any]:
@@ -257,14 +258,6 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
         cells = (batch, way, f"{one['it/s']:.0f}", times, f"{one['windows/s']:,.0f}", flops, f"{one['first']:.1f} s")
         lines.append(f"| {' | '.join(cells)} | {one['peak']:.2f} |")
     return "\n".join(lines)
-
-
-def replace_section(page: Path, title: str, text: str) -> None:
-    """Put a section into a Markdown page, in place of an earlier one of that title."""
-    old = page.read_text() if page.exists() else "# Benchmarks\n"
-    before, _, rest = old.partition(f"## {title}\n")
-    _, mark, after = rest.partition("\n## ")
-    page.write_text(f"{before.rstrip()}\n\n## {title}\n\n{text}\n" + (f"\n## {after}" if mark else ""))
 
 
 if __name__ == "__main__":

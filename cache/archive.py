@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from cache.compress import DTYPES, block_count, chunk_names, packed_limit, packed_metadata
 from cache.contents import Id, closure
 from cache.keys import Components
-from cache.layout import FORMAT, STAGES, ArraySpec, array_spec, chunk_rows, group_metadata, metadata_bytes
+from cache.layout import CARRIED, FORMAT, STAGES, ArraySpec, array_spec, chunk_rows, group_metadata, metadata_bytes
 from cache.members import Members, Span
 from cache.reader import Entry
 from cache.recipes import validate_recipe
@@ -175,7 +175,7 @@ def _read_index(members: Members) -> tuple[dict[str, Any], dict[Id, str]]:
         if wrong := fault(index, _INDEX) or ref_fault(index["ref"]):
             raise ValueError(wrong)
         ref, seals = index["ref"], {(one["stage"], one["key"]): one["manifest"] for one in index["entries"]}
-        if unknown := {stage for stage, _ in seals} - set(STAGES):
+        if unknown := {stage for stage, _ in seals} - set(CARRIED):
             raise ValueError(f"there is no stage {min(unknown)[:40]!r}")
         if list(seals) != in_order(set(seals)) or index_bytes(ref, seals) != data:
             raise ValueError("it is not written as this version writes it")

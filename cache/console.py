@@ -21,17 +21,25 @@ from configs.errors import UserError
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 _TICK_SECONDS = 0.8
 _SILENCE_SECONDS = 0.5  # what lasts shorter is not worth a line
-_REPEAT_SECONDS = 4.0
+_REPEAT_SECONDS = 1.5  # told by ticks, so 1.6 s
 _PIPE_CLOSED = 141  # what a shell reports of a program that nobody reads any more
 
 
 def process_started() -> float:
-    """When this process began, on the clock of time.time(); the moment of the call where the system does not tell."""
+    """When this command began, on the clock of time.time(); the moment of the call where the system does not tell.
+
+    bin/_python notes the moment in HEADSTART_UPTIME: the system's own start of a process is that of whatever waited in
+    it before `exec`. Without the note it is the system's.
+    """
     try:
-        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded yet, and this runs first
+        with open("/proc/uptime", "rb") as file:  # noqa: PTH123 - pathlib is not loaded yet, and this runs first
+            uptime = float(file.read().split()[0])
+        if "HEADSTART_UPTIME" in os.environ:
+            return time.time() - (uptime - float(os.environ["HEADSTART_UPTIME"]))
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
             ticks = int(file.read().rsplit(b")", 1)[1].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, IndexError):
         return time.time()
 
 

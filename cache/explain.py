@@ -74,6 +74,8 @@ def _inputs(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
             "bars": "other bars",
             "base": "other base bars",
             "split": "other base bars decide where training ends",
+            "splits": "other base bars decide where training ends",
+            "statistics": "other bars decide how it is scaled",
         }
         for name in {**new, **old}:
             if _plain(old.get(name)) != _plain(new.get(name)):

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from configs.errors import UserError
+
 
 def listing(folder: Path) -> list[Path]:
     """What a folder holds, sorted; nothing where there is none.
@@ -25,8 +27,18 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file so that a kill, or a full disk, at any moment leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    with temporary.open("wb") as file, becoming(path, file):
+    with naming(path), temporary.open("wb") as file, becoming(path, file):
         file.write(data)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in what the system refuses while it is written: of a full disk it says none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -50,6 +62,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output(option: str, path: Path, folder: bool = False) -> None:
+    """Raise UserError where nothing can be written to what an option names, before the work that makes it."""
+    if folder and path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: a file, not a folder; name another")
+    if not folder and path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file in it")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not folder and there == path:  # it is replaced, not written into
+        there = path.absolute().parent
+    if not there.is_dir():
+        raise UserError(f"{option} {path}: {there} is a file, not a folder; name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: nothing can be written to {there}; name another place")
 
 
 def in_words(error: Exception) -> str:

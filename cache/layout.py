@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/3"
-STAGES = ("bars", "recordings", "streams", "windows", "datasets")
-SOURCES = ("bars", "recordings")  # what source files held; training needs none of it
+FORMAT = "headstart/4"
+CARRIED = ("bars", "recordings", "splits", "statistics", "streams", "windows", "datasets")  # to other stores
+STAGES = (*CARRIED, "compiled")  # what torch.compile has made is read with pickle, and stays on its machine
+SOURCES = ("bars", "recordings")  # what source files held; training needs none of it …
+FITTED = ("splits", "statistics")  # … nor of what was found out about all of it
 SEQUENCES = "sequences"  # `components.fields.kind` of entries made of recordings; those made of bars have no kind
 SEQUENCE = "sequence"  # stands where bars have a timeframe: recordings make one stream …
 ALL_FOLDS = "all"  # … which serves all folds where nothing in it was fitted

@@ -28,7 +28,7 @@ from cache.contents import (
     size_on_disk,
 )
 from cache.files import listing, sync
-from cache.layout import SOURCES, STAGES
+from cache.layout import FITTED, SOURCES, STAGES
 from cache.reader import Entry, StoreError, entry_path, open_entry, read_ref, ref_names
 from cache.seal import unsealed
 
@@ -134,7 +134,10 @@ def _needed(store: Path, entries: dict[Id, Entry]) -> set[Id]:
         try:
             ids = closure(("datasets", read_ref(store, name)["dataset"]), entries)
             for one in sorted(ids - entries.keys()):
-                if one[0] not in SOURCES:  # windows name the bars of every timeframe, so that these hide nothing
+                if one[0] not in (
+                    *SOURCES,
+                    *FITTED,
+                ):  # windows name the bars of every timeframe, so that these hide nothing
                     open_entry(store, *one)
         except StoreError as error:
             raise StoreError(f"{error}.\n{words} {store / 'refs' / name}.json") from None

@@ -6,6 +6,7 @@ all other content is checked by `bin/cache verify`.
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cache.schema import REF, entry_fault, fault, stage_fault
 from cache.seal import unsealed
 from configs.errors import UserError
 
+AT_ONCE = 8
 UNKNOWN_DIR = "DIR-OF-SOURCES"  # data_dir of an imported ref; it stands in commands that people are told to type
 _OF_STORE = {  # what tells a store from any other folder, by subfolder
     "refs": re.compile(r"[^.].*\.json"),
@@ -92,7 +94,7 @@ class Dataset:
     entry: Entry
     recipe: dict[str, Any]
     data_dir: str
-    symbols: dict[str, SymbolEntries]
+    symbols: Mapping[str, SymbolEntries]
 
     @property
     def timeframes(self) -> list[str]:
@@ -173,36 +175,72 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
     return Entry(path, manifest)
 
 
-def open_dataset(store: Path, name: str) -> Dataset:
-    """Open the dataset that the ref `name` points to, with all its entries. Raises StoreError."""
+class Symbols(Mapping[str, SymbolEntries]):
+    """The entries of every symbol of a dataset, each opened and checked when it is asked for first."""
+
+    def __init__(self, store: Path, dataset: Entry) -> None:
+        self._store, self._dataset = store, dataset
+        self._names: dict[str, Any] = dataset.manifest["components"]["inputs"]
+        self._open: dict[str, SymbolEntries] = {}
+
+    def __getitem__(self, symbol: str) -> SymbolEntries:
+        if symbol not in self._open:
+            self._open[symbol] = open_symbol(self._store, self._dataset, symbol)
+        return self._open[symbol]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def open_dataset(store: str | Path, name: str) -> Dataset:
+    """Open the dataset that the ref `name` points to. Raises StoreError.
+
+    Of few symbols all entries are opened at once, of more (`AT_ONCE`) each when it is asked for: thirty thousand
+    manifests would take seconds.
+    """
+    store = Path(store)
     ref = read_ref(store, name)
     entry = open_entry(store, "datasets", ref["dataset"])
-    return Dataset(name, entry, ref["recipe"], ref["data_dir"], open_symbols(store, entry))
+    _check_stage(entry)
+    symbols: Mapping[str, SymbolEntries] = Symbols(store, entry)
+    if len(symbols) <= AT_ONCE:
+        symbols = open_symbols(store, entry)
+    return Dataset(name, entry, ref["recipe"], ref["data_dir"], symbols)
 
 
 def open_symbols(store: Path, dataset: Entry) -> dict[str, SymbolEntries]:
     """The windows and streams of a dataset, checked against it and each other. Raises StoreError."""
     _check_stage(dataset)
-    manifest, symbols = dataset.manifest, {}
+    return {symbol: open_symbol(store, dataset, symbol) for symbol in dataset.manifest["components"]["inputs"]}
+
+
+def open_symbol(store: Path, dataset: Entry, symbol: str) -> SymbolEntries:
+    """The same for one symbol of a dataset whose manifest is known to be of its stage."""
+    manifest, keys = dataset.manifest, dataset.manifest["components"]["inputs"][symbol]
     of_sequences = manifest["components"]["fields"].get("kind") == SEQUENCES
-    for symbol, keys in manifest["components"]["inputs"].items():
-        windows = open_entry(store, "windows", keys["windows"])
-        names = keys["streams"] if of_sequences else manifest["timeframes"]
-        streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in names}
-        for one in (windows, *streams.values()):
-            _check_stage(one)
-        if any(windows.manifest[field] != manifest[field] for field in ("timeframes", "seq_len")):
-            raise _unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
-        parts = (
-            [f["windows"] for f in manifest["folds"]]
-            if of_sequences
-            else [part["windows"][symbol] for part in manifest["splits"].values()]
-        )
-        if (last := max(stop for _, stop in parts)) > windows.shape("time")[0]:
-            raise _unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
-        _check_ends(windows, streams)
-        symbols[symbol] = SymbolEntries(windows, streams)
-    return symbols
+    windows = open_entry(store, "windows", keys["windows"])
+    names = keys["streams"] if of_sequences else manifest["timeframes"]
+    streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in names}
+    for one in (windows, *streams.values()):
+        _check_stage(one)
+    if any(windows.manifest[field] != manifest[field] for field in ("timeframes", "seq_len")):
+        raise _unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
+    parts = (
+        [f["windows"] for f in manifest["folds"]]
+        if of_sequences
+        else [part["windows"][symbol] for part in manifest["splits"].values()]
+    )
+    if (last := max(stop for _, stop in parts)) > windows.shape("time")[0]:
+        raise _unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
+    if not of_sequences:
+        found = {"windows": windows.shape("time")[0], "streams": [s.shape("values")[0] for s in streams.values()]}
+        if found != manifest["lengths"][symbol]:
+            raise _unfit(dataset.path, f"it counts {manifest['lengths'][symbol]} rows of {symbol}, which has {found}")
+    _check_ends(windows, streams)
+    return SymbolEntries(windows, streams)
 
 
 def read_ref(store: Path, name: str) -> dict[str, Any]:

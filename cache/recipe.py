@@ -86,6 +86,7 @@ class BarsSource(Model):
     symbol: str | None
     symbol_columns: list[str]
     symbols: Annotated[list[str], Field(min_length=1)] | None
+    exclude: list[str]
     label: Literal["left", "right"]
     timezone: Zone
     session: Session | None
@@ -103,11 +104,12 @@ class BarsSource(Model):
             raise ValueError("symbols come from source.symbol_columns or from {symbol} in source.files, not from both")
         if self.symbol and (patterns or self.symbol_columns):
             raise ValueError("source.symbol names one symbol, but the files hold several; leave it out")
-        if self.symbols and not (patterns or self.symbol_columns):
-            raise ValueError(
-                "source.symbols chooses among several, but neither source.symbol_columns nor a {symbol} in "
-                "source.files tells them apart"
-            )
+        for field in ("symbols", "exclude"):
+            if getattr(self, field) and not (patterns or self.symbol_columns):
+                raise ValueError(
+                    f"source.{field} chooses among several, but neither source.symbol_columns nor a {{symbol}} in "
+                    "source.files tells them apart"
+                )
         return self
 
 
@@ -126,6 +128,15 @@ class Features(Model):
     """Which feature set streams hold (pipeline/features.py)."""
 
     set: str
+    statistics: Literal["symbol", "pooled"]
+
+
+class Universe(Model):
+    """What becomes of each of several symbols. Keys and items are names, or patterns such as `binance-*`."""
+
+    failing: Literal["error", "leave_out"]
+    hold_out: list[str]
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
 
 class Split(Model):
@@ -145,6 +156,7 @@ class Recipe(Model):
     window: Window
     features: Features
     split: Split
+    universe: Universe
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

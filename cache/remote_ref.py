@@ -8,7 +8,7 @@ from typing import Any
 
 from cache.archive import in_order, ref_fault
 from cache.contents import Id
-from cache.layout import STAGES
+from cache.layout import CARRIED
 from cache.reader import Entry
 from cache.schema import fault
 from cache.seal import canonical_json, content_md5, sealed, unsealed
@@ -79,6 +79,6 @@ def parse_record(data: bytes, name: str) -> RemoteRef:
         raise ValueError(f"it is the ref of {record['ref']['name']}")
     entries = [Listed((one["stage"], one["key"]), one["bytes"], one["arrays"]) for one in record["entries"]]
     ids = [one.id for one in entries]
-    if not {stage for stage, _ in ids} <= set(STAGES) or ids != in_order(set(ids)):
+    if not {stage for stage, _ in ids} <= set(CARRIED) or ids != in_order(set(ids)):
         raise ValueError("its entries are not listed as this version lists them")
     return RemoteRef(record["ref"], entries)

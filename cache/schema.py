@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from cache import sequence_schema
-from cache.layout import SEQUENCES, array_spec, shard_bytes
+from cache.layout import FITTED, SEQUENCES, array_spec, shard_bytes
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _SEQ_LEN = {str: int}
@@ -38,9 +38,12 @@ _MANIFEST = {
 _INPUTS = {
     "bars": {"bars?": [str]},
     "recordings": {"content": str, "span?": (int, int)},
+    "splits": {"bars": [str]},
+    "statistics": {str: [str]},
     "streams": {str: [str]},
     "windows": {str: [str]},
     "datasets": {str: {"windows": str, "streams": {str: str}}},
+    "compiled": {},
 }
 _DETAILS: dict[str, dict[str, Any]] = {
     "bars": {
@@ -51,6 +54,8 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "first_open": int,
         "last_close": int,
     },
+    "splits": {"train_end": int},
+    "statistics": {"timeframe": str, "until": int, "rows": int, "mean": [float], "scatter": [float]},
     "streams": {
         "timeframe": str,
         "nominal_length": int,
@@ -60,13 +65,19 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "statistics": _MOMENTS,
     },
     "windows": {"timeframes": [str], "seq_len": _SEQ_LEN, "candidates": int, "dropped": {str: {str: int}}},
+    "compiled": {},
     "datasets": {
         "timeframes": [str],
         "seq_len": _SEQ_LEN,
         "splits": {
             "train": {"until": int, "windows": {str: (int, int)}},
             "val": {"from": int, "windows": {str: (int, int)}},
+            "hold_out?": {"from": int, "windows": {str: (int, int)}},
         },
+        "features": [str],
+        "lengths": {str: {"windows": int, "streams": [int]}},
+        "weights": {str: float},
+        "left_out": {str: str},
         "purged": {str: int},
         "recipe": dict,
         "warnings?": [str],
@@ -78,7 +89,10 @@ _ARRAYS = {  # dtype and number of axes
     "bars": {"open_time": ("<i8", 1), "close_time": ("<i8", 1), "ohlc": ("<f8", 2)},
     "streams": {"values": ("<f4", 2), "close_time": ("<i8", 1), "close": ("<f8", 1)},
     "windows": {"ends": ("<i4", 2), "time": ("<i8", 1)},
+    "splits": {},
+    "statistics": {},
     "datasets": {},
+    "compiled": {"artifacts": ("|u1", 1)},
 }
 
 
@@ -211,10 +225,15 @@ def _datasets(manifest: dict[str, Any]) -> Iterator[str]:
     for symbol, keys in symbols.items():
         if list(keys["streams"]) != manifest["timeframes"]:
             yield f"components.inputs.{symbol}.streams are not of the timeframes"
+        if manifest["weights"].get(symbol, 0) <= 0:
+            yield f"weights.{symbol} is not above 0"
         for part, bounds in manifest["splits"].items():
             start, stop = bounds["windows"].get(symbol, (0, -1))
             if not 0 <= start <= stop:
                 yield f"splits.{part}.windows.{symbol} is not a range of windows"
+        lengths = manifest["lengths"].get(symbol, {"streams": ()})
+        if len(lengths["streams"]) != len(manifest["timeframes"]):
+            yield f"lengths.{symbol} are not of the timeframes"
 
 
 def _lengths(manifest: dict[str, Any]) -> Iterator[str]:
@@ -222,7 +241,13 @@ def _lengths(manifest: dict[str, Any]) -> Iterator[str]:
         yield "seq_len does not give every timeframe its bars"
 
 
-_CONTRADICTIONS = {"bars": _bars, "streams": _streams, "windows": _windows, "datasets": _datasets}
+_CONTRADICTIONS = {
+    "bars": _bars,
+    "streams": _streams,
+    "windows": _windows,
+    "datasets": _datasets,
+    **dict.fromkeys((*FITTED, "compiled"), lambda manifest: iter(())),
+}
 _KINDS: dict[Any, tuple[Mapping[str, Any], ...]] = {
     None: (_DETAILS, _ARRAYS, _CONTRADICTIONS),
     SEQUENCES: (sequence_schema.DETAILS, sequence_schema.ARRAYS, sequence_schema.CONTRADICTIONS),

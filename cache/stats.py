@@ -12,7 +12,7 @@ from typing import Any
 
 from cache.contents import Diary, Id, abandoned, built_at, closure, open_entries, read_diary
 from cache.files import in_words
-from cache.layout import SOURCES, STAGES
+from cache.layout import FITTED, SOURCES, STAGES
 from cache.reader import Entry, StoreError, check_store, open_entry, read_ref, ref_names
 
 
@@ -127,7 +127,7 @@ def _needed(root: Id, store: Path, entries: Mapping[Id, Entry], damaged: list[st
     """What `root` needs, as far as it is there. Missing sources are no fault here: training needs none."""
     ids = closure(root, entries)
     for one in sorted(ids - entries.keys()):
-        if one[0] not in SOURCES:
+        if one[0] not in (*SOURCES, *FITTED):
             try:
                 open_entry(store, *one)
             except (StoreError, OSError) as error:

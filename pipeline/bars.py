@@ -17,6 +17,7 @@ from cache.recipe import BarsSource
 from cache.timeframes import format_ns, format_time, timeframe_ns
 from pipeline.columns import ROLES, Recognised, recognise, text_columns
 from pipeline.convert import Refuse, in_units, nulls, prices, take
+from pipeline.divide import read_divided
 from pipeline.faults import Repaired, RowError, Rows, true_rows
 from pipeline.files import SourceError
 from pipeline.sessions import day_boundaries
@@ -53,13 +54,19 @@ class ReadLog:
 
 
 def read_bars(
-    path: Path, source: BarsSource, timeframe: str, where: Mapping[str, str], log: ReadLog
+    path: Path,
+    source: BarsSource,
+    timeframe: str,
+    where: Mapping[str, str],
+    log: ReadLog,
+    divided: Path | None = None,
 ) -> Iterator[Block]:
     """Read and check the bars of one file, or those of one symbol in it.
 
-    `where` maps symbol columns to the values of the symbol; empty: all rows. Raises SourceError naming file, column,
-    row (counted from 0 in the file), value and remedy at the first row that cannot be true, unless `source.policy`
-    repairs it. Bars come in increasing order of time. With `policy.unsorted = sort` all of them are held in memory.
+    `where` maps symbol columns to the values of the symbol; empty: all rows. `divided` is where pipeline.divide has put
+    the rows of each symbol by itself, so that those of the others are not read again. Bars come in increasing order of
+    time. Raises SourceError naming file, column, row (counted from 0 in the file), value and remedy at the first row
+    that cannot be true, unless `source.policy` repairs it. With `policy.unsorted = sort` all are held in memory.
     """
     table = open_table(path)
     check_symbol_columns(table, list(where))
@@ -70,7 +77,7 @@ def read_bars(
     length = timeframe_ns(timeframe)
     previous_close, count = np.iinfo(np.int64).min, 0
     try:
-        for rows, closest in true_rows(_rows(table, recognised, source, where), source.policy, log.repaired):
+        for rows, closest in true_rows(_rows(table, recognised, source, where, divided), source.policy, log.repaired):
             label = rows.label
             if not count and 0 <= label[0] < YEAR_1971_NS:
                 raise _fault(table, recognised, 0, int(rows.number[0]), f"{format_time(label[0])} {CLAIMS_1970}")
@@ -114,8 +121,14 @@ def bar_times(
     return (label, label + length) if source.label == "left" else (label - length, label)
 
 
-def _rows(table: Table, recognised: Recognised, source: BarsSource, where: Mapping[str, str]) -> Iterator[Rows]:
+def _rows(
+    table: Table, recognised: Recognised, source: BarsSource, where: Mapping[str, str], divided: Path | None
+) -> Iterator[Rows]:
     """The rows of the symbol, converted but not checked."""
+    if divided is not None:
+        for batch, number in read_divided(divided, tuple(where.values())):
+            yield _converted(batch, number, table, recognised, source)
+        return
     names = [recognised.columns[role] for role in ROLES]
     start = 0
     for batch in table.batches(list(dict.fromkeys([*names, *where])), BLOCK_ROWS):

@@ -1,13 +1,13 @@
 """Makes the entries of a dataset of bars: one function a stage, each a loop over blocks from input to writer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from cache.keys import check_unchanged
 from cache.layout import TIME_ATTRIBUTES, ArraySpec
+from cache.reader import open_entry
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.writer import EntryWriter
@@ -17,17 +17,20 @@ from pipeline.bars import Block, ReadLog, read_bars
 from pipeline.children import base_rows
 from pipeline.dataset import describe_dataset
 from pipeline.derive import derive_bars
-from pipeline.features import feature_set, fit_statistics, normalised
+from pipeline.features import Moments, feature_set, fit_moments, fit_statistics, normalised, scaled
 from pipeline.plan import Node
 from pipeline.series import BarSeries
-from pipeline.split import train_cutoff
+from pipeline.sources import check_source
+from pipeline.split import train_cutoff, train_end_of
 from pipeline.way import Advance, Builder
 
 
 def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
     log, timeframe = ReadLog(), str(node.timeframe)
     if node.file is not None:
-        blocks: Iterable[Block] = read_bars(node.file.path, recipe.source, timeframe, node.file.rows, log)
+        blocks: Iterable[Block] = read_bars(
+            node.file.path, recipe.source, timeframe, node.file.rows, log, node.file.divided
+        )
         origin = node.file.path.name
     else:
         base = BarSeries(store, node.components.inputs["bars"])
@@ -48,8 +51,8 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
         raise UserError(
             f"{node.symbol}: {origin}: the data does not fill a single bar; add data, or leave {timeframe} out"
         )
-    if node.file is not None and node.file.identity:
-        check_unchanged(node.file.path, node.file.identity)
+    if node.file is not None:
+        check_source(node.file)
     entry.publish(
         origin=origin,
         recognised=log.recognised,
@@ -83,13 +86,16 @@ def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
     bars = BarSeries(store, node.components.inputs["bars"])
     features = feature_set(recipe.features.set)
     where = f"{node.symbol} {node.timeframe}"
-    cutoff = train_cutoff(store, node.components.inputs.get("split", ()), recipe)
-    train_rows = bars.completed_by(cutoff)
-    statistics = fit_statistics(bars, features, train_rows, where)
+    cutoff = train_cutoff(store, node.components.inputs, recipe)
+    pooled = node.components.inputs.get("statistics")
+    if pooled:
+        statistics, scale = read_moments(store, pooled).statistics(features, f"all symbols {node.timeframe}"), scaled
+    else:
+        statistics, scale = fit_statistics(bars, features, bars.completed_by(cutoff), where), normalised
     values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
     close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
     close = entry.array(ArraySpec("close", "<f8", ("time",)))
-    blocks = normalised(bars, features, statistics, where)
+    blocks = scale(bars, features, statistics, where)
     for (start, stop), (ohlc, block) in zip(bars.ranges(), blocks, strict=True):
         values.append(block)
         close_time.append(bars.rows("close_time", start, stop))
@@ -108,9 +114,40 @@ def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
     )
 
 
+def _build_split(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    entry.publish(train_end=train_end_of(store, node.components.inputs["bars"], recipe))
+    advance(0)
+
+
+def _build_statistics(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
+    """Moments of one symbol's training rows, or the sum of those of all symbols."""
+    inputs = node.components.inputs
+    if "statistics" in inputs:
+        moments = read_moments(store, inputs["statistics"])
+        until = int(open_entry(store, "statistics", inputs["statistics"][0]).manifest["until"])
+    else:
+        bars, until = BarSeries(store, inputs["bars"]), train_cutoff(store, inputs, recipe)
+        moments = fit_moments(bars, feature_set(recipe.features.set), bars.completed_by(until))
+    entry.publish(
+        timeframe=node.timeframe,
+        until=until,
+        rows=moments.rows,
+        mean=moments.mean.tolist(),
+        scatter=moments.scatter.tolist(),
+    )
+    advance(0)
+
+
 def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    entry.publish(**describe_dataset(recipe, node.components.inputs, store))
+    entry.publish(**describe_dataset(recipe, node.components.inputs, node.left_out, store))
     advance(1)
+
+
+def read_moments(store: Path, keys: Sequence[str]) -> Moments:
+    """The sum of what `statistics` entries hold, in the order of their keys."""
+    found = [open_entry(store, "statistics", key).manifest for key in keys]
+    of_each = [Moments(one["rows"], np.array(one["mean"]), np.array(one["scatter"])) for one in found]
+    return sum(of_each[1:], of_each[0])
 
 
 def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -125,6 +162,8 @@ def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
 
 BUILDERS: Mapping[str, Builder] = {
     "bars": _build_bars,
+    "splits": _build_split,
+    "statistics": _build_statistics,
     "windows": _build_windows,
     "streams": _build_streams,
     "datasets": _build_dataset,

@@ -1,10 +1,13 @@
 """The main path of a build: find sources → plan → explain → make what is missing → point the ref at the dataset."""
 
-import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from cache.console import Console
@@ -15,14 +18,14 @@ from cache.recipes import AnyRecipe
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
-from pipeline.execute import build_node
 from pipeline.explain import explain, in_short, source_paths
-from pipeline.plan import Node, Plan, Sources
+from pipeline.plan import Node, Plan, Sources, blame
+from pipeline.tasks import Executor, Job, Receipt, tasks_of
+from pipeline.threads import Threads
 from pipeline.ways import way_of
 
-
-class StoppedError(Exception):
-    """Ends the work in progress after another part has failed."""
+_DETAILED = 3  # symbols; of more, each has a line when all of it is built
+_WITHOUT_SPLIT = ("bars", "windows")
 
 
 @dataclass(frozen=True)
@@ -35,82 +38,125 @@ class Outcome:
     built: list[str]
 
 
-def build(recipe: AnyRecipe, data_dir: Path, store: Path, workers: int, console: Console) -> Outcome:
-    """Build the dataset of a recipe, reusing every entry that exists. Raises UserError and OSError."""
+@dataclass
+class Made:
+    """Labels of the entries made, and by key what was wrong with others."""
+
+    labels: list[str] = field(default_factory=list)
+    faults: dict[str, UserError] = field(default_factory=dict)
+
+
+def build(
+    recipe: AnyRecipe, data_dir: Path, store: Path, workers: int, console: Console, scheduler: str | None = None
+) -> Outcome:
+    """Build the dataset of a recipe, reusing every entry that exists. Raises UserError and OSError.
+
+    The work is done by threads, or by a Dask `scheduler`: `local`, or its address.
+    """
     way = way_of(recipe)
-    with building(store, console.waiting_for(REMOVER)):
+    with (
+        building(store, console.waiting_for(REMOVER)),
+        scratch_folder(store) as scratch,
+        executor_of(scheduler, workers, recipe, console) as executor,
+    ):
         with console.phase("fingerprint sources"):
-            sources = way.find_sources(recipe, data_dir, store)
-        plan = way.make_plan(recipe, sources)
-        explanation = explain(plan, sources, data_dir, store)
-        for line in in_short(explanation):
-            console.line(line)
-        missing = explanation.missing
-        built = make_entries(missing, recipe, store, workers, console) if missing else []
+            sources = way.find_sources(recipe, data_dir.absolute() if scheduler else data_dir, store)
+        job = Job(recipe, store.absolute() if scheduler else store, scratch.absolute())
+        left_out: dict[str, str] = {}
+        built: list[str] = []
+        while True:
+            plan = way.make_plan(recipe, sources, left_out)
+            explanation = explain(plan, sources, data_dir, store)
+            if not built and not left_out:
+                for line in in_short(explanation):
+                    console.line(line)
+            missing = to_begin_with(plan, explanation.missing)
+            made = make_entries(missing, job, executor, console) if missing else Made()
+            built += made.labels
+            if made.faults:
+                left_out |= {symbol: str(error) for symbol, error in blame(plan, made.faults).items()}
+            elif len(missing) == len(explanation.missing):
+                break
         point_ref(plan, sources, data_dir, store)
     hits = [open_entry(store, node.components.stage, key) for key, node in explanation.hits.items()]
     if hits:
         saved = sum(float(entry.manifest["built"]["seconds"]) for entry in hits)
         record_use(store, "build", plan.dataset.components.key, saved)
     read = [open_entry(store, n.components.stage, n.components.key) for n in plan.nodes if n.file is not None]
-    return Outcome(open_dataset(store, recipe.name), read, len(plan.nodes) - len(built), built)
+    reused = len({node.label for node in plan.nodes} - set(built))
+    return Outcome(open_dataset(store, recipe.name), read, reused, built)
 
 
-def make_entries(nodes: list[Node], recipe: AnyRecipe, store: Path, workers: int, console: Console) -> list[str]:
-    """Make entries, `workers` at a time, each after those it needs. Returns the labels of those made here.
+@contextmanager
+def executor_of(scheduler: str | None, workers: int, recipe: AnyRecipe, console: Console) -> Iterator[Executor]:
+    """Threads, or a Dask cluster. Raises UserError where Dask is not installed, or cannot be reached."""
+    if scheduler is None:
+        yield Threads(workers, way_of(recipe).load, console)
+        return
+    if find_spec("distributed") is None:
+        raise UserError("--scheduler needs Dask, which is not there: run bin/install scale")
+    from pipeline.cluster import cluster  # Dask is an extra
 
-    After a fault or Ctrl-C the entries in progress are abandoned and the finished ones stay.
+    with cluster(scheduler, workers, console) as executor:
+        yield executor
+
+
+@contextmanager
+def scratch_folder(store: Path) -> Iterator[Path]:
+    """A place beside the entries that all workers see, while the build lasts; prune takes what a kill leaves."""
+    folder = store / "bars" / f".{uuid.uuid4().hex}.divided"
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def to_begin_with(plan: Plan, missing: list[Node]) -> list[Node]:
+    """What to make first: where symbols may be left out, what tells so before it is known where training ends."""
+    first = [node for node in missing if node.components.stage in _WITHOUT_SPLIT]
+    return first if first and plan.may_leave_out else missing
+
+
+def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: Console) -> Made:
+    """Make entries, each after those it needs. What is wrong with the data of one does not keep others from being made.
+
+    Any other fault, and Ctrl-C, ends the entries in progress; the finished ones stay.
     """
-    way = way_of(recipe)
-    stop = threading.Event()
-    made: dict[str, Future[bool]] = {}
-    labels = []
-    times: dict[str, list[float]] = {}  # by stage: when its entries were begun and finished
-    with (
-        console.bar("building", way.unit) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
+    made, times = Made(), dict[str, list[float]]()
+    of_key = {node.components.key: node for node in nodes}
+    left = Counter(node.symbol for node in nodes)
+    detailed = len(left) <= _DETAILED
+    done = 0
+    with console.bar("building", way_of(job.recipe).unit) as bar:
 
-        def advance(rows: int) -> None:
-            if stop.is_set():
-                raise StoppedError
-            bar.update(rows)
-
-        def make(node: Node, before: list[Future[bool]]) -> bool:
-            for future in before:  # earlier in the queue, so never behind this one
-                future.result()
-            say = console.waiting_for(f"another process that builds {node.label}")
-
-            def waiting() -> None:
-                advance(0)
-                say()
-
-            began = time.perf_counter()
-            try:
-                return build_node(node, recipe, store, advance, waiting)
-            finally:
-                times.setdefault(node.components.stage, []).extend((began, time.perf_counter()))
+        def heard(receipt: Receipt) -> None:
+            nonlocal done
+            for key in receipt.built:
+                made.labels.append(of_key[key].label)
+                if detailed:
+                    console.line(f"  built {of_key[key].label}")
+            for key, fault in receipt.faults:
+                if key in of_key:
+                    made.faults[key] = fault
+                    console.line(f"  failed {of_key[key].label}: {fault}")
+            for stage, began, ended in receipt.spans:
+                times.setdefault(stage, []).extend((began, ended))
+                done += 1
+            ended_keys = {*receipt.built, *receipt.skipped, *dict(receipt.faults)} & of_key.keys()
+            for symbol, count in Counter(of_key[key].symbol for key in ended_keys).items():
+                left[symbol] -= count
+                if not left[symbol] and not detailed:
+                    console.line(f"  {symbol} done, {sum(not n for n in left.values()):,} of {len(left):,}")
 
         try:
-            pool.submit(way.load)  # beside the first parsing, which needs none
-            for node in nodes:
-                made[node.components.key] = pool.submit(make, node, [made[key] for key in node.needs if key in made])
-            for node in nodes:
-                if made[node.components.key].result():
-                    console.line(f"  built {node.label}")
-                    labels.append(node.label)
-        except BaseException as error:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                done = sum(one.done() and not one.cancelled() and not one.exception() for one in made.values())
-                raise UserError(
-                    f"interrupted; {done} of {len(nodes)} entries to build are done and kept. Run the same command "
-                    "again to go on from there"
-                ) from None
-            raise
+            executor.run(job, tasks_of(job, nodes, executor.by_symbol), heard, bar.update)
+        except KeyboardInterrupt:
+            raise UserError(
+                f"interrupted; {done} of {len(nodes)} entries to build are done and kept. Run the same command "
+                "again to go on from there"
+            ) from None
     console.line(f"  seconds by stage: {', '.join(f'{one} {max(at) - min(at):.2f}' for one, at in times.items())}")
-    return labels
+    return made
 
 
 def point_ref(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> None:

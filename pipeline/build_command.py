@@ -24,16 +24,29 @@ from configs.loader import load_config
         "bin/build-cache --config configs/demo.yaml --data-dir data",
         "bin/build-cache --config configs/sse.yaml --data-dir ~/bars data.window.seq_len=48",
         "bin/build-cache --config configs/imu.yaml --data-dir data",
+        "bin/build-cache --config configs/universe.yaml --data-dir data --scheduler local --workers 8",
     ),
 )
 @click.option("--config", "config_path", required=True, help="YAML file with a data: section.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=".", help="Where the recipe's paths begin.")
 @click.option("--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store.")
-@click.option("--workers", type=click.IntRange(1), default=None, help="Threads.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Threads, or processes.  [default: one a core]")
+@click.option(
+    "--scheduler",
+    metavar="local|tcp://…",
+    default=None,
+    help="Let Dask do the work: --workers processes here, or the cluster at an address that sees the same files.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; progress goes to standard error.")
 def main(
-    config_path: str, overrides: tuple[str, ...], data_dir: Path, store: Path, workers: int | None, as_json: bool
+    config_path: str,
+    overrides: tuple[str, ...],
+    data_dir: Path,
+    store: Path,
+    workers: int | None,
+    scheduler: str | None,
+    as_json: bool,
 ) -> None:
     """Build the dataset that a configuration describes.
 
@@ -46,7 +59,7 @@ def main(
     with console.phase("import pyarrow, numba"):
         from pipeline.build import build  # after the first line, so that nobody waits in silence
         from pipeline.summary import summarise
-    outcome = build(recipe, data_dir, store, workers or os.cpu_count() or 1, console)
+    outcome = build(recipe, data_dir, store, workers or os.cpu_count() or 1, console, scheduler)
     manifest = outcome.dataset.entry.manifest
     if as_json:
         click.echo(
@@ -58,6 +71,7 @@ def main(
                     "built": outcome.built,
                     "windows": {name: one.windows.shape("time")[0] for name, one in outcome.dataset.symbols.items()},
                     **({"folds": manifest["folds"]} if "folds" in manifest else {"splits": outcome.dataset.splits}),
+                    **({"left_out": manifest["left_out"]} if manifest.get("left_out") else {}),
                     "warnings": manifest["warnings"],
                     "certified": manifest["certificate"]["passed"],
                     "seconds": round(console.since_start(), 3),

@@ -14,6 +14,7 @@ from cache.remote_command import pull_command, push_command
 from cache.transfer_command import export_command, import_command
 from pipeline.certify_command import certify_command
 from pipeline.explain_command import explain_command
+from pipeline.report_command import report_command
 
 main = click.Group(
     "cache",
@@ -21,6 +22,7 @@ main = click.Group(
         stats_command,
         list_command,
         show_command,
+        report_command,
         explain_command,
         certify_command,
         verify_command,

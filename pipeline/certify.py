@@ -33,6 +33,7 @@ from pipeline.certify_rows import check_details, check_rows, stream_rows
 from pipeline.certify_streams import check_masks, check_statistics
 from pipeline.certify_windows import check_moment, draw_moments
 from pipeline.series import BarSeries
+from pipeline.universe import held_out
 
 CHECKS = ("completion", "purge", "statistics", "masks", "truncation", "randomisation")
 CHECKS_IN_STORE = (*CHECKS, "streams")
@@ -64,7 +65,7 @@ def certify(
     cutoff = start - duration_ns(recipe.split.embargo)
     moments = draw_moments(recipe, symbols, splits, samples, rng)
     with ThreadPoolExecutor(1) as beside:
-        statistics = beside.submit(check_statistics, symbols, cutoff)
+        statistics = beside.submit(check_statistics, symbols, cutoff, held_out(recipe, symbols))
         findings = {
             "completion": check_completion(recipe, symbols),
             "purge": check_purge(recipe, symbols, splits, start),

@@ -19,6 +19,7 @@ from cache.reader import Entry
 from cache.recipe import Recipe, Session
 from cache.timeframes import duration_ns, format_time, timeframe_ns
 from pipeline.series import BarSeries
+from pipeline.universe import held_out
 
 _ROWS = 1 << 17  # looked at together: they stay in the processor's cache, and memory does not grow with the series
 
@@ -175,9 +176,11 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
     """Training knows nothing after T0 − embargo, and validation nothing before T0 = `start`."""
     found = Finding()
     cutoff = start - duration_ns(recipe.split.embargo)
+    held = held_out(recipe, symbols)
     for part, field_, expected, what in (
         ("train", "until", cutoff, "training ends"),
         ("val", "from", start, "validation begins"),
+        *([("hold_out", "from", start, "validation begins")] if held else []),
     ):
         if splits[part][field_] != expected:
             found.faults.append(
@@ -186,7 +189,14 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
             )
     for symbol, evidence in symbols.items():
         count = evidence.windows.shape("time")[0]
-        (first, stop), (begin, end) = (splits[part]["windows"][symbol] for part in ("train", "val"))
+        (first, stop), (begin, end) = (
+            splits[part]["windows"][symbol] for part in ("train", "hold_out" if symbol in held else "val")
+        )
+        if symbol in held:
+            for part in ("train", "val"):
+                one, past = splits[part]["windows"][symbol]
+                if one != past:
+                    found.faults.append(f"{symbol}: held out, and yet {past - one:,} of its windows are in {part}")
         if not 0 <= first <= stop <= begin <= end <= count:
             found.faults.append(
                 f"{symbol}: training takes windows {first:,} to {stop:,} and validation {begin:,} to {end:,} of "
@@ -204,7 +214,8 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
         if end > begin:
             found.faults += _unpurged(symbol, recipe, evidence, (begin, end), start)
         if len(found.faults) == known:
-            found.faults += _other_ranges(symbol, recipe, evidence, (first, stop), (begin, end), cutoff, start)
+            train = None if symbol in held else (first, stop)
+            found.faults += _other_ranges(symbol, recipe, evidence, train, (begin, end), cutoff, start)
     found.detail = (
         f"{found.checked:,} windows: those for training are decided by {format_time(cutoff)}, and those for validation "
         f"hold no bar that opened before {format_time(start)}"
@@ -216,7 +227,7 @@ def _other_ranges(
     symbol: str,
     recipe: Recipe,
     evidence: Evidence,
-    train: tuple[int, int],
+    train: tuple[int, int] | None,
     val: tuple[int, int],
     cutoff: int,
     start: int,
@@ -231,7 +242,7 @@ def _other_ranges(
         windows, True, lo=stop, key=lambda at: bool((evidence.windows.rows("ends", at, at + 1)[0] >= needed).all())
     )
     for part, found, expected in (("training", train, (0, stop)), ("validation", val, (begin, len(windows)))):
-        if found != expected:
+        if found is not None and found != expected:
             yield (
                 f"{symbol}: {part} takes windows {found[0]:,} to {found[1]:,}, where recipe and bars give "
                 f"{expected[0]:,} to {expected[1]:,}"

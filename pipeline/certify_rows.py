@@ -17,7 +17,7 @@ from pipeline.bars import BLOCK_ROWS
 from pipeline.certify_checks import Evidence, Finding
 from pipeline.derive import derive_bars
 from pipeline.features import compute_features, feature_set
-from pipeline.plan import split_fields, stream_fields, window_fields
+from pipeline.fields import dataset_fields, stream_fields, window_fields
 from pipeline.series import BarSeries
 
 Rows = dict[str, NDArray[Any]]  # by array
@@ -42,7 +42,7 @@ def check_details(recipe: Recipe, dataset: Entry, symbols: Mapping[str, Evidence
         if manifest["components"]["fields"] != fields:
             found.faults.append(f"{where}: it was made as {manifest['components']['fields']}, not as {fields}")
 
-    compare(recipe.name, dataset.manifest, {"split": split_fields(recipe)})
+    compare(recipe.name, dataset.manifest, dataset_fields(recipe, symbols, dataset.manifest["left_out"]))
     for symbol, evidence in symbols.items():
         compare(f"{symbol} windows", evidence.windows.manifest, window_fields(recipe))
     for where, name, evidence in _streams(symbols):

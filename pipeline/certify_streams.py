@@ -1,6 +1,7 @@
 """What a certificate proves of the streams of a dataset: whom their statistics know, and what their features tell."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,15 @@ from cache.timeframes import format_time
 from configs.errors import UserError
 from pipeline.bars import Block
 from pipeline.certify_checks import Evidence, Finding
-from pipeline.features import FeatureSet, compute_features, feature_set, fit_statistics
+from pipeline.features import (
+    FeatureSet,
+    Moments,
+    Statistics,
+    compute_features,
+    feature_set,
+    fit_moments,
+    fit_statistics,
+)
 from pipeline.series import BarSeries
 
 _AHEAD = 8  # bars after a hidden one that must not give it away
@@ -46,48 +55,78 @@ class Beginning(BarSeries):
         return self.series.rows(name, start, min(stop, self.count))
 
 
-def check_statistics(symbols: Mapping[str, Evidence], cutoff: int) -> Finding:
-    """Means and deviations come from the bars closed by the cut-off and from no others: fitted again, bit for bit."""
+def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, held: Collection[str] = ()) -> Finding:
+    """Means and deviations come from the bars closed by the cut-off and from no others: fitted again, bit for bit.
+
+    Pooled ones come from such bars of all symbols but those `held` out.
+    """
     found = Finding()
     streams = {
-        stream.key: (evidence.count_by(name, "close_time", cutoff), f"{symbol} {name}", stream, evidence.bars[name])
+        stream.key: (f"{symbol} {name}", stream, name, evidence)
         for symbol, evidence in symbols.items()
         for name, stream in evidence.streams.items()
     }
-    closed = f"by {format_time(cutoff)}"
-    for rows, where, stream, bars in streams.values():
-        stored = stream.manifest["statistics"]
-        if stored["until"] > cutoff:
-            found.faults.append(
-                f"{where} at {format_time(stored['until'])}: mean and standard deviation know of bars up to then, and "
-                f"training ends at {format_time(cutoff)}"
-            )
-        elif stored["rows"] != rows:
-            found.faults.append(
-                f"{where}: mean and deviation stand on {stored['rows']:,} bars; {rows:,} closed {closed}"
-            )
+    pooled: dict[str, Moments] = {}
+    for where, stream, name, evidence in streams.values():
+        stored, features = stream.manifest["statistics"], feature_set(stream.manifest["feature_set"])
+        if "statistics" not in stream.manifest["components"]["inputs"]:
+            fit: Callable[[], Statistics] = partial(_fitted_alone, evidence, name, features, cutoff, where)
+        else:
+            if name not in pooled:
+                pooled[name] = _pooled(symbols, name, features, cutoff, held)
+            fit = partial(pooled[name].statistics, features, where)
         found.checked += 1
-        found.faults += _refitted(where, stream, bars, rows, closed)
+        found.faults += _refitted(where, stored, features, fit, cutoff)
     found.detail = (
-        f"mean and standard deviation of all {found.checked} streams fitted again on the bars closed {closed}, bit for "
-        "bit the same"
+        f"mean and standard deviation of all {found.checked} streams fitted again on the bars closed by "
+        f"{format_time(cutoff)}, bit for bit the same"
     )
     return found
 
 
-def _refitted(where: str, stream: Entry, bars: BarSeries, rows: int, closed: str) -> Iterator[str]:
-    features, stored = feature_set(stream.manifest["feature_set"]), stream.manifest["statistics"]
+def _fitted_alone(evidence: Evidence, name: str, features: FeatureSet, cutoff: int, where: str) -> Statistics:
+    rows = evidence.count_by(name, "close_time", cutoff)
+    return fit_statistics(Beginning(evidence.bars[name], rows), features, rows, where)
+
+
+def _pooled(
+    symbols: Mapping[str, Evidence], name: str, features: FeatureSet, cutoff: int, held: Collection[str]
+) -> Moments:
+    """Of all symbols that train, those with the same bars once, in the order of their bars' keys."""
+    of_key = {}
+    for symbol, evidence in symbols.items():
+        if symbol not in held:
+            rows = evidence.count_by(name, "close_time", cutoff)
+            of_key[tuple(sorted(entry.key for entry in evidence.bars[name].entries))] = (evidence.bars[name], rows)
+    width = len(features.columns)
+    total = Moments(0, np.zeros(width), np.zeros(width))
+    for _, (bars, rows) in sorted(of_key.items(), key=lambda one: one[0]):
+        total += fit_moments(Beginning(bars, rows), features, rows)
+    return total
+
+
+def _refitted(
+    where: str, stored: Mapping[str, Any], features: FeatureSet, fit: Callable[[], Statistics], cutoff: int
+) -> Iterator[str]:
+    closed = f"by {format_time(cutoff)}"
+    if stored["until"] > cutoff:
+        yield (
+            f"{where} at {format_time(stored['until'])}: mean and standard deviation know of bars up to then, and "
+            f"training ends at {format_time(cutoff)}"
+        )
     try:
-        fitted = fit_statistics(Beginning(bars, rows), features, rows, where)
+        fitted = fit()
     except UserError as error:
         yield str(error)
         return
+    if stored["until"] <= cutoff and stored["rows"] != fitted.rows:
+        yield f"{where}: mean and deviation stand on {stored['rows']:,} bars; {fitted.rows:,} closed {closed}"
     for kind, values in (("mean", fitted.mean), ("std", fitted.std)):
         for column, value in zip(features.columns, values, strict=True):
             if stored[kind][column] != value:
                 yield (
-                    f"{where}: the {kind} of {column} is {stored[kind][column]!r}, where the {rows:,} bars closed "
-                    f"{closed} have {float(value)!r}: it was fitted on other bars"
+                    f"{where}: the {kind} of {column} is {stored[kind][column]!r}, where the {fitted.rows:,} bars "
+                    f"closed {closed} have {float(value)!r}: it was fitted on other bars"
                 )
                 return
 

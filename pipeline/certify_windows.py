@@ -43,9 +43,9 @@ def draw_moments(
     windows at which a bar of a longer timeframe has just closed, the ones before those, and any, in turn.
     """
     order = [list(symbols)[i] for i in rng.permutation(len(symbols))]
-    ranges = {name: [(symbol, *splits[name]["windows"][symbol]) for symbol in order] for name in ("train", "val")}
+    ranges = {name: [(symbol, *part["windows"][symbol]) for symbol in order] for name, part in splits.items()}
     ranges = {name: [part for part in parts if part[2] > part[1]] for name, parts in ranges.items()}
-    parts = [*ranges["train"], *ranges["val"]]
+    parts = [part for of_part in ranges.values() for part in of_part]
     if sum(stop - first for _, first, stop in parts) <= samples:
         return [Moment(symbol, window) for symbol, first, stop in parts for window in range(first, stop)]
     chosen: dict[Moment, None] = {}  # in order, none twice

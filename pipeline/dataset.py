@@ -10,15 +10,17 @@ from cache.timeframes import duration_ns
 from pipeline.certify import certificate_error, certify
 from pipeline.certify_checks import Evidence
 from pipeline.consistency import consistency, describe
+from pipeline.features import feature_set
 from pipeline.plausible import warnings
 from pipeline.series import BarSeries
 from pipeline.split import explain_empty_part, split_windows, train_end
+from pipeline.universe import Faults, held_out, weights
 
 CERTIFIED_WINDOWS = 16  # what every build can afford; `bin/cache certify` makes more of them again
 
 
-def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], store: Path) -> dict[str, Any]:
-    """What the manifest of a dataset says, given the keys of its entries by symbol.
+def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], left_out: Faults, store: Path) -> dict[str, Any]:
+    """What the manifest of a dataset says, given the keys of its entries by symbol, and why others were left out.
 
     Raises UserError when a part of the split has no windows, or when the certificate fails.
     """
@@ -40,6 +42,16 @@ def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], store: Path) ->
         "seq_len": recipe.seq_lens,
         "splits": splits,
         "purged": purged,
+        "features": list(feature_set(recipe.features.set).columns),
+        "lengths": {
+            symbol: {
+                "windows": one.windows.shape("time")[0],
+                "streams": [stream.shape("values")[0] for stream in one.streams.values()],
+            }
+            for symbol, one in symbols.items()
+        },
+        "weights": weights(recipe, symbols),
+        "left_out": dict(left_out),
         "recipe": recipe.model_dump(),
         "certificate": certificate,
         "consistency": {symbol: of_symbol for symbol, of_symbol in reports.items() if of_symbol},
@@ -58,22 +70,28 @@ def _evidence(keys: Mapping[str, Any], store: Path) -> Evidence:
 
 def _splits(recipe: Recipe, symbols: Mapping[str, Evidence], store: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The bounds of both parts, and how many windows of each symbol belong to neither."""
-    base_keys = sorted({entry.key for one in symbols.values() for entry in one.bars[recipe.base].entries})
-    start = train_end(store, base_keys, recipe)
+    a_stream = next(iter(next(iter(symbols.values())).streams.values()))
+    start = train_end(store, a_stream.manifest["components"]["inputs"], recipe)
     bounds = {symbol: split_windows(one.windows, one.bars, recipe, start) for symbol, one in symbols.items()}
-    train = {symbol: [0, stop] for symbol, (stop, _) in bounds.items()}
-    val = {symbol: [begin, symbols[symbol].windows.shape("time")[0]] for symbol, (_, begin) in bounds.items()}
+    counts = {symbol: one.windows.shape("time")[0] for symbol, one in symbols.items()}
+    held = held_out(recipe, symbols)
+    train = {symbol: [0, 0 if symbol in held else stop] for symbol, (stop, _) in bounds.items()}
+    after = {symbol: [begin, counts[symbol]] for symbol, (_, begin) in bounds.items()}
+    none = {symbol: [count, count] for symbol, count in counts.items()}
+    val = after | {symbol: none[symbol] for symbol in held}
     for part, ranges in (("training", train), ("validation", val)):
         if not any(stop > begin for begin, stop in ranges.values()):
             windows = {symbol: one.windows for symbol, one in symbols.items()}
             raise explain_empty_part(
                 part, start, windows, {symbol: one.bars for symbol, one in symbols.items()}, recipe
             )
-    splits = {
+    splits: dict[str, dict[str, Any]] = {
         "train": {"until": start - duration_ns(recipe.split.embargo), "windows": train},
         "val": {"from": start, "windows": val},
+        **({"hold_out": {"from": start, "windows": none | {symbol: after[symbol] for symbol in held}}} if held else {}),
     }
-    return splits, {symbol: begin - stop for symbol, (stop, begin) in bounds.items()}
+    used = [part["windows"] for part in splits.values()]
+    return splits, {symbol: n - sum(of[symbol][1] - of[symbol][0] for of in used) for symbol, n in counts.items()}
 
 
 def _consistency(recipe: Recipe, evidence: Evidence) -> dict[str, Any]:

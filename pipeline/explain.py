@@ -10,6 +10,7 @@ from typing import Any
 from cache.explain import nearest
 from cache.files import listing
 from cache.reader import Entry, StoreError, check_folder, entry_exists, open_entry, read_ref
+from pipeline.files import is_url, url_of
 from pipeline.plan import Node, Plan, Sources
 
 Paths = dict[str, dict[str, str]]  # MD5 by timeframe and path
@@ -82,15 +83,18 @@ def source_paths(sources: Sources, data_dir: Path) -> Paths:
     paths: Paths = {}
     for of_symbol in sources.values():
         for timeframe, files in of_symbol.items():
-            paths.setdefault(timeframe, {}).update((os.path.relpath(f.path, data_dir), f.md5) for f in files)
+            paths.setdefault(timeframe, {}).update((_told(f.path, data_dir), f.md5) for f in files)
     return paths
+
+
+def _told(path: Path, data_dir: Path) -> str:
+    """A path relative to `data_dir`, or a URL."""
+    return url_of(path) if is_url(path) else os.path.relpath(path, data_dir)
 
 
 def _file_states(sources: Sources, data_dir: Path, before: Paths) -> Iterator[FileState]:
     now = source_paths(sources, data_dir)
-    touched = {
-        os.path.relpath(f.path, data_dir) for s in sources.values() for files in s.values() for f in files if f.touched
-    }
+    touched = {_told(f.path, data_dir) for s in sources.values() for files in s.values() for f in files if f.touched}
     for timeframe, files in now.items():
         old = before.get(timeframe, {})
         gone = {md5: path for path, md5 in old.items() if path not in files}
@@ -124,7 +128,7 @@ def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: P
         found = nearest(components, stages[components.stage])
         reasons = found[1] if found else [f"the store holds no {_kind(node)} yet"]
         stale = any(states.get(key) == "stale source" for key in node.needs)
-        if node.file and os.path.relpath(node.file.path, data_dir) in changed:
+        if node.file and _told(node.file.path, data_dir) in changed:
             stale, reasons = True, [f"the content of {node.file.path.name} changed"]
         states[components.key] = "stale source" if stale else "build"
         yield Verdict(node, states[components.key], tuple(reasons), found[0].key if found else None)

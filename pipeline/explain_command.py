@@ -49,7 +49,7 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
     way = way_of(recipe)
     with Console(sys.stderr).phase("fingerprint sources"):
         sources = way.find_sources(recipe, data_dir, store)
-    explanation = explain(way.make_plan(recipe, sources), sources, data_dir, store)
+    explanation = explain(way.make_plan(recipe, sources, {}), sources, data_dir, store)
     if as_json:
         click.echo(json.dumps(_as_json(explanation), indent=2))
     else:

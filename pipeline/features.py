@@ -92,39 +92,61 @@ def compute_features(
         yield ohlc, out
 
 
-def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where: str) -> Statistics:
-    """Mean and standard deviation of the first `train_rows` rows.
+@dataclass(frozen=True)
+class Moments:
+    """Of `rows` rows: mean and sum of squared deviations float64 [F]. Those of several series add up."""
 
-    Blocks are merged by Chan, Golub and LeVeque (1983). Raises UserError when the close does not vary.
-    """
+    rows: int
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Chan, Golub and LeVeque (1983)."""
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        rows = self.rows + other.rows
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.rows / rows)
+        return Moments(rows, mean, self.scatter + other.scatter + delta**2 * (self.rows * other.rows / rows))
+
+    def statistics(self, features: FeatureSet, where: str) -> Statistics:
+        """Mean and standard deviation. Raises UserError where there are no rows, and when the close does not vary."""
+        if not self.rows:
+            raise UserError(
+                f"{where}: no bar had closed by the end of training; shorten data.split.embargo, or add data"
+            )
+        std = np.sqrt(self.scatter / self.rows)
+        # rounding leaves a constant column some 1e-13 of its value, and a logarithm that is always 0 some 1e-16
+        constant = np.flatnonzero(std <= 1e-9 * np.abs(self.mean) + 1e-13)
+        if _CLOSE in constant:
+            raise UserError(
+                f"{where}: feature {features.columns[_CLOSE]} does not vary over its {self.rows:,} training rows; "
+                "check the prices, or give more data"
+            )
+        std[constant] = 1
+        return Statistics(self.mean, std, self.rows, tuple(map(int, constant)))
+
+
+def fit_moments(bars: BarSeries, features: FeatureSet, train_rows: int) -> Moments:
+    """Moments of the first `train_rows` rows, merged block by block."""
     width = len(features.columns)
-    mean, scatter, rows = np.zeros(width), np.zeros(width), 0
-    block_mean, block_scatter = np.empty(width), np.empty(width)
+    fitted = Moments(0, np.zeros(width), np.zeros(width))
     for _, block in compute_features(bars, features, train_rows):
-        kernels.moments(block, block_mean, block_scatter)
-        total = rows + len(block)
-        delta = block_mean - mean
-        mean = mean + delta * (len(block) / total)
-        scatter = scatter + block_scatter + delta**2 * (rows * len(block) / total)
-        rows = total
-    if not rows:
-        raise UserError(f"{where}: no bar had closed by the end of training; shorten data.split.embargo, or add data")
-    std = np.sqrt(scatter / rows)
-    # rounding leaves a constant column some 1e-13 of its value, and a logarithm that is always 0 some 1e-16
-    constant = np.flatnonzero(std <= 1e-9 * np.abs(mean) + 1e-13)
-    if _CLOSE in constant:
-        raise UserError(
-            f"{where}: feature {features.columns[_CLOSE]} does not vary over its {rows:,} training rows; check the "
-            "prices, or give more data"
-        )
-    std[constant] = 1
-    return Statistics(mean, std, rows, tuple(map(int, constant)))
+        of_block = Moments(len(block), np.empty(width), np.empty(width))
+        kernels.moments(block, of_block.mean, of_block.scatter)
+        fitted += of_block
+    return fitted
+
+
+def fit_statistics(bars: BarSeries, features: FeatureSet, train_rows: int, where: str) -> Statistics:
+    """Mean and standard deviation of the first `train_rows` rows. Raises UserError when the close does not vary."""
+    return fit_moments(bars, features, train_rows).statistics(features, where)
 
 
 def normalised(
     bars: BarSeries, features: FeatureSet, statistics: Statistics, where: str
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float32]]]:
-    """The whole series in blocks: (ohlc float64 [n, 4], the stream's values float32 [n, F]).
+    """The whole series in blocks: (ohlc float64 [n, 4], its values float32 [n, F]), by its own statistics.
 
     Raises UserError at the end when the training rows, as written, do not have mean 0 and standard deviation 1.
     """
@@ -143,3 +165,16 @@ def normalised(
                 f"{where}: feature {name} has mean {m:.3g} and standard deviation {s:.3g} over its training rows after "
                 "scaling, not 0 and 1; its values are too extreme for float32. Check the prices"
             )
+
+
+def scaled(
+    bars: BarSeries, features: FeatureSet, statistics: Statistics, where: str
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float32]]]:
+    """The same by the statistics of several series; this one's own may be far from 0 and 1, but must be finite."""
+    unused = np.zeros(len(features.columns))
+    for ohlc, block in compute_features(bars, features, len(bars)):
+        out = np.empty(block.shape, np.float32)
+        kernels.normalise(block, statistics.mean, statistics.std, 0, out, unused, unused)
+        if not np.isfinite(out).all():
+            raise UserError(f"{where}: values are too extreme for float32 after scaling. Check the prices")
+        yield ohlc, out

@@ -11,6 +11,7 @@ from configs.errors import UserError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".feather", ".arrow")
 _SYMBOL = "{symbol}"
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -22,6 +23,18 @@ _KINDS = (
 
 class SourceError(UserError):
     """A fault in a source file."""
+
+
+def is_url(pattern: str | Path) -> bool:
+    """Whether a recipe's `files` value, or the path of a source file, is a URL."""
+    return _URL.fullmatch(str(pattern)) is not None
+
+
+def url_of(path: Path) -> str:
+    """The URL that was kept as a path, in which `//` is one `/`."""
+    match = _URL.fullmatch(str(path))
+    assert match, path
+    return f"{match[1]}://{'/' * (match[1] == 'file')}{match[2]}"
 
 
 def find_files(data_dir: Path, pattern: str) -> list[Path]:

@@ -18,12 +18,15 @@ from pipeline.simulate import MAX_ROWS, simulate_bars
 from pipeline.simulate_imu import MAX_SEQUENCES, simulate_imu
 
 BARS_FILE, IMU_FILE = "simfx_m1.parquet", "imu_sequences.csv"
+UNIVERSE = "universe"
 
 
 @command(
     epilog=examples(
         "bin/simulate --out data",
         "bin/build-cache --config configs/demo.yaml --data-dir data",
+        "bin/simulate --symbols 20 --rows 30000 --out data",
+        "bin/build-cache --config configs/universe.yaml --data-dir data",
         "bin/simulate --kind imu --out data",
         "bin/build-cache --config configs/imu.yaml --data-dir data",
     )
@@ -58,9 +61,15 @@ BARS_FILE, IMU_FILE = "simfx_m1.parquet", "imu_sequences.csv"
     help="Number of recordings, each of about 70 rows; 50 a person.",
 )
 @click.option(
+    "--symbols",
+    type=click.IntRange(1),
+    default=None,
+    help=f"Write so many symbols, each in a file {UNIVERSE}/SYMBOL/m1.parquet of --rows bars.",
+)
+@click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same numbers and seed give the same file."
 )
-def main(folder: Path, kind: str, rows: int, sequences: int, seed: int) -> None:
+def main(folder: Path, kind: str, rows: int, sequences: int, symbols: int | None, seed: int) -> None:
     """Write simulated one-minute bars of a currency pair, or recordings of gestures, to a file in DIR.
 
     The bars look like EUR/USD: weeks from Sunday to Friday 17:00 New York time, calm and stressed days, busy and quiet
@@ -69,7 +78,11 @@ def main(folder: Path, kind: str, rows: int, sequences: int, seed: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(sys.stdout)
-    (_simulate_bars if kind == "bars" else _simulate_imu)(folder, rows if kind == "bars" else sequences, seed, console)
+    if kind == "bars" and symbols:
+        _simulate_universe(folder, symbols, rows, seed, console)
+    else:
+        amount = rows if kind == "bars" else sequences
+        (_simulate_bars if kind == "bars" else _simulate_imu)(folder, amount, seed, console)
 
 
 def _simulate_bars(folder: Path, rows: int, seed: int, console: Console) -> None:
@@ -81,6 +94,19 @@ def _simulate_bars(folder: Path, rows: int, seed: int, console: Console) -> None
     console.line(f"{path}: {rows:,} rows, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
     console.line(f"{first} to {last} UTC")
     console.line(f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}")
+
+
+def _simulate_universe(folder: Path, symbols: int, rows: int, seed: int, console: Console) -> None:
+    start = perf_counter()
+    with console.bar("simulating", "rows", symbols * rows) as bar:
+        for number in range(symbols):
+            path = folder / UNIVERSE / f"SIM{number:04}" / "m1.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            simulate_bars(path, rows, seed + number, lambda written: None)
+            bar.update(rows)
+    seconds = perf_counter() - start
+    console.line(f"{folder / UNIVERSE}: {symbols:,} symbols of {rows:,} rows, {seconds:.1f} s")
+    console.line(f"Next: bin/build-cache --config configs/universe.yaml --data-dir {folder}")
 
 
 def _simulate_imu(folder: Path, sequences: int, seed: int, console: Console) -> None:

@@ -1,27 +1,30 @@
 """From the recipe to source files: which files there are, of which symbol and timeframe, and their fingerprints."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
-from cache.keys import fingerprint, recall, remember
+from cache.keys import check_unchanged, fingerprint, recall, remember
 from cache.recipe import Recipe
 from cache.seal import content_md5
-from pipeline.files import SourceError, find_by_symbol, find_files
+from pipeline.files import SourceError, find_by_symbol, find_files, is_url
 from pipeline.plan import SourceFile, Sources
 from pipeline.symbols import symbols_in
+from pipeline.universe import choose
 
 
 def find_sources(recipe: Recipe, data_dir: Path, store: Path) -> Sources:
     """The source files of every symbol and timeframe, with the MD5 of their content (remembered in the store).
 
-    Raises SourceError when there are none, when two files of a timeframe hold the same, and when a symbol that is asked
-    for, or a timeframe of a symbol, has no file.
+    A timeframe of a symbol that no file holds anything of has an empty list. Raises SourceError when there are no files
+    and when two of a timeframe hold the same, and UserError for symbols that are asked for and not there.
     """
     memo = store / "sources"
     found: dict[str, dict[str, list[SourceFile]]] = {}
     for timeframe, pattern in sorted(recipe.source.files.items()):
-        if "{symbol}" in pattern:
+        if is_url(pattern):
+            paths = {recipe.symbol: _remote(pattern)}
+        elif "{symbol}" in pattern:
             paths = find_by_symbol(data_dir, pattern)
         else:
             paths = {recipe.symbol: find_files(data_dir, pattern)}
@@ -35,25 +38,41 @@ def find_sources(recipe: Recipe, data_dir: Path, store: Path) -> Sources:
                         of_timeframe.append(SourceFile(file.path, file.md5, file.identity, file.touched, rows))
             else:
                 found.setdefault(symbol, {})[timeframe] = files
-    wanted = recipe.source.symbols or sorted(found)
-    for symbol in wanted:
-        if symbol not in found:
-            hint = _nearest(symbol, found)
-            raise SourceError(f"data.source.symbols names {symbol}, which the files do not hold{hint}")
-        missing = [timeframe for timeframe in recipe.source.files if timeframe not in found[symbol]]
-        if missing:
-            pattern = recipe.source.files[missing[0]]
-            raise SourceError(
-                f"{symbol}: data.source.files.{missing[0]} = {pattern} holds nothing of it; add its file, or say in "
-                "data.source.symbols which symbols to take"
-            )
-    return {symbol: found[symbol] for symbol in sorted(wanted)}
+    timeframes = recipe.source.files
+    return {symbol: {name: found[symbol].get(name, []) for name in timeframes} for symbol in choose(recipe, found)}
 
 
 def source_file(path: Path, memo: Path) -> SourceFile:
     """A whole file and its fingerprint, which is remembered in the folder `memo`."""
-    known = fingerprint(path, memo)
+    if is_url(path):
+        from pipeline.remote_files import remote_fingerprint  # fsspec is an extra
+
+        known = remote_fingerprint(path, memo)
+    else:
+        known = fingerprint(path, memo)
     return SourceFile(path, known.md5, known.identity, known.touched)
+
+
+def check_source(file: SourceFile) -> None:
+    """Raise UserError when a file is no longer what it was when it was hashed."""
+    if file.identity and is_url(file.path):
+        from pipeline.remote_files import check_remote_unchanged  # fsspec is an extra
+
+        check_remote_unchanged(file.path, file.identity)
+    elif file.identity:
+        check_unchanged(file.path, file.identity)
+
+
+def _remote(url: str) -> list[Path]:
+    if "{symbol}" in url:
+        raise SourceError(
+            f"{url}: {{symbol}} cannot stand in a URL; use data.source.symbol_columns, or fetch the files"
+        )
+    if find_spec("fsspec") is None:
+        raise SourceError(f"{url}: files at a URL need fsspec, which is not there: run bin/install remote")
+    from pipeline.remote_files import find_remote  # fsspec is an extra
+
+    return find_remote(url)
 
 
 def refuse_copies(files: Iterable[SourceFile]) -> None:
@@ -77,8 +96,3 @@ def _symbols_of(file: SourceFile, columns: list[str], memo: Path) -> dict[str, d
     if len(named) < len(values):
         raise SourceError(f"{file.path}: symbols in {columns} get the same name when joined by -; rename one of them")
     return named
-
-
-def _nearest(symbol: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(symbol, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; they hold {', '.join(sorted(known))}"

@@ -19,20 +19,28 @@ from configs.errors import UserError
 from pipeline.series import BarSeries
 
 
-def train_end(store: Path, base_keys: Sequence[str], recipe: Recipe) -> int:
+def train_end(store: Path, inputs: Mapping[str, Sequence[str]], recipe: Recipe) -> int:
     """T0 in ns UTC: as stated, or the close of the bar that ends the first 1 − val_fraction of all base bars.
 
-    `base_keys` are the entries of all symbols' base bars, which are read in the second case only.
+    In the second case `inputs`, those of a stream, name the base bars (`split`) or the entry that knows it (`splits`).
     """
     if recipe.train_end_ns is not None:
         return recipe.train_end_ns
+    if "splits" in inputs:
+        (key,) = inputs["splits"]
+        return int(open_entry(store, "splits", key).manifest["train_end"])
+    return train_end_of(store, inputs["split"], recipe)
+
+
+def train_end_of(store: Path, base_keys: Sequence[str], recipe: Recipe) -> int:
+    """The same, given the entries of all symbols' base bars, where a fraction of them validates."""
     assert recipe.split.val_fraction is not None  # the recipe has one of the two
     return _close_at(store, tuple(base_keys), 1 - recipe.split.val_fraction)
 
 
-def train_cutoff(store: Path, base_keys: Sequence[str], recipe: Recipe) -> int:
+def train_cutoff(store: Path, inputs: Mapping[str, Sequence[str]], recipe: Recipe) -> int:
     """T0 − embargo: the last instant that training, its statistics included, may know of."""
-    return train_end(store, base_keys, recipe) - duration_ns(recipe.split.embargo)
+    return train_end(store, inputs, recipe) - duration_ns(recipe.split.embargo)
 
 
 @cache

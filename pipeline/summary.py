@@ -8,6 +8,7 @@ from cache.timeframes import format_time
 from pipeline.build import Outcome
 from pipeline.columns import ROLES
 from pipeline.sequences_summary import sequence_lines
+from pipeline.universe import fault_table
 
 _DETAILED = 3  # symbols; more of them get a line each
 
@@ -34,7 +35,12 @@ def _bars_lines(outcome: Outcome) -> Iterator[str]:
             yield from _symbol(dataset, symbol)
     else:
         yield from _symbols(dataset)
+    yield from (f"  left out: {line}" for line in _left_out(dataset))
     train, val = (dataset.splits[part] for part in ("train", "val"))
+    if "hold_out" in dataset.splits:
+        held = dataset.entry.manifest["components"]["fields"]["universe"]["hold_out"]
+        windows = sum(stop - start for start, stop in dataset.splits["hold_out"]["windows"].values())
+        yield f"  held out from training: {', '.join(held)}; {windows:,} windows"
     yield f"  training until {format_time(train['until'])}, validation from {format_time(val['from'])}"
 
 
@@ -78,7 +84,13 @@ def _symbols(dataset: Dataset) -> Iterator[str]:
     yield from (f"  {line}" for line in table(rows, right={1, 2, 3, 4, 5}))
 
 
+def _left_out(dataset: Dataset) -> list[str]:
+    faults = dataset.entry.manifest["left_out"]
+    return fault_table(faults) if faults else []
+
+
 def _parts(dataset: Dataset, symbol: str) -> tuple[int, int, int]:
-    """Windows for training, purged, for validation."""
-    train, val = (dataset.splits[part]["windows"][symbol] for part in ("train", "val"))
-    return train[1] - train[0], dataset.entry.manifest["purged"][symbol], val[1] - val[0]
+    """Windows for training, purged, for validation (of a symbol held out, those after training)."""
+    ranges = {part: bounds["windows"][symbol] for part, bounds in dataset.splits.items()}
+    counts = {part: stop - start for part, (start, stop) in ranges.items()}
+    return counts.pop("train"), dataset.entry.manifest["purged"][symbol], sum(counts.values())

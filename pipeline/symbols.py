@@ -33,11 +33,7 @@ def symbols_in(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
                     f"{path}: column {name}, row {row + int(rows[0]):,}: the value is missing, but "
                     "data.source.symbol_columns makes it part of the symbol's name; correct or remove the row"
                 )
-        combined = np.zeros(batch.num_rows, np.int64)
-        for codes, values in coded:
-            combined = combined * len(values) + codes
-        _, first = np.unique(combined, return_index=True)
-        found.update(tuple(str(values[codes[at]]) for codes, values in coded) for at in first)
+        found.update(symbol_of_rows(batch, columns)[1])
         row += batch.num_rows
     return sorted(found)
 
@@ -65,6 +61,16 @@ def rows_of(batch: pa.RecordBatch, where: Mapping[str, str]) -> NDArray[np.int64
         codes, values = _coded(batch.column(name))
         chosen &= codes == (values.index(wanted) if wanted in values else -1)
     return np.flatnonzero(chosen)
+
+
+def symbol_of_rows(batch: pa.RecordBatch, columns: Sequence[str]) -> tuple[NDArray[np.int64], list[tuple[str, ...]]]:
+    """Which symbol each row is of, int64 [n], as a position in the list of their values that comes with it."""
+    coded = [_coded(batch.column(name)) for name in columns]
+    combined = np.zeros(batch.num_rows, np.int64)
+    for codes, values in coded:
+        combined = combined * len(values) + codes
+    _, first, which = np.unique(combined, return_index=True, return_inverse=True)
+    return which, [tuple(str(values[codes[at]]) for codes, values in coded) for at in first]
 
 
 def _coded(column: pa.Array) -> tuple[NDArray[np.int32], list[str | None]]:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from pipeline.files import SourceError, check_regular
+from pipeline.files import SourceError, check_regular, is_url, url_of
 from pipeline.text import Text, sniff
 
 HEAD_BYTES = 1 << 16
@@ -92,6 +93,16 @@ def open_table(path: Path) -> Table:
 
     Raises SourceError for what is no table, is empty or no regular file, and OSError for what is missing or forbidden.
     """
+    if is_url(path):
+        from pipeline.remote_files import open_remote  # fsspec is an extra
+
+        try:
+            table = _parquet(path, open_remote(path))
+        except ValueError as error:  # fsspec's, for a web server that only gives whole files
+            raise SourceError(f"{url_of(path)}: cannot be read in parts ({error}); fetch the file") from None
+        if table.rows == 0:
+            raise SourceError(f"{path}: holds no rows")
+        return table
     check_regular(path)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -111,9 +122,9 @@ def open_table(path: Path) -> Table:
     return table
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path, opened: Any = None) -> Table:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(opened or path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, "parquet", error) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from cache.writer import EntryWriter
 from pipeline.plan import Node, Plan, Sources
+from pipeline.universe import Faults
 
 Advance = Callable[[int], None]
 Builder = Callable[[Node, Any, Path, EntryWriter, Advance], None]  # Any: the recipe of the kind
@@ -20,7 +21,7 @@ class Way:
     """
 
     find_sources: Callable[[Any, Path, Path], Sources]
-    make_plan: Callable[[Any, Sources], Plan]
+    make_plan: Callable[[Any, Sources, Faults], Plan]
     builders: Mapping[str, Builder]
     load: Callable[[], None]
     unit: str

@@ -35,7 +35,7 @@ OVERRIDES = (
     "timeframes=[m1, m5, m15, h1]",
     "window.seq_len={m1: 32, m5: 32, m15: 16, h1: 8}",
 )
-ENTRIES = 2 * (2 + 3 + 4 + 1) + 1  # of two symbols: shards, derived bars, streams, windows; and the dataset
+ENTRIES = 2 * (2 + 3 + 4 + 1) + 2  # of two symbols: shards, derived bars, streams, windows; the split and the dataset
 
 
 @pytest.fixture(scope="module")

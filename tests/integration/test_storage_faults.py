@@ -14,10 +14,13 @@ import pytest
 from cache.keys import file_md5
 from cache.reader import entry_exists, open_dataset
 from configs.errors import UserError
+from pipeline import kernels
 from pipeline.build import build, make_entries
 from pipeline.execute import build_node
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, blame, make_plan
 from pipeline.sources import find_sources
+from pipeline.tasks import Job
+from pipeline.threads import Threads
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -311,7 +314,8 @@ def test_a_source_that_changes_before_it_is_read(source: Path, change: Callable[
     plan, store = planned(source), source.parent / "store"
     change(source)
     with pytest.raises((UserError, FileNotFoundError)) as caught:
-        make_entries(list(plan.nodes), plan.recipe, store, 2, quiet())
+        job = Job(plan.recipe, store, store / "bars" / "scratch")
+        blame(plan, make_entries(plan.nodes, job, Threads(2, kernels.load, quiet()), quiet()).faults)
     assert str(source) in str(caught.value)
     assert not any(entry_exists(store, node.components.stage, node.components.key) for node in plan.nodes)
     assert list(store.rglob("*.partial")) == []

@@ -32,15 +32,22 @@ def test_a_bar_in_a_log_file_is_lines():
     with one.bar("building", "rows", 2000) as bar:
         bar.update(1234)
         bar.set_postfix_str("loss 0.5")
-        time.sleep(0.5)
+        time.sleep(0.25)
         one.line("  built something")
         bar.update(700)
-        time.sleep(1)
+        time.sleep(0.33)
     lines = said(one)
     assert lines[0] == "  building: 1,234 of 2,000 rows, 0 s, loss 0.5"
     assert lines[1] == "  built something"
     assert lines[2].startswith("  building: 1,934 of 2,000 rows, ")
     assert len(lines) == 3
+
+
+def test_a_bar_in_a_log_file_is_told_of_every_other_second():
+    one = Console(io.StringIO())
+    with one.bar("building", "rows", 2000):
+        time.sleep(2)  # ten seconds, as time goes here
+    assert 5 <= len(said(one)) <= 7
     assert "\r" not in one.stream.getvalue()  # type: ignore[attr-defined]
 
 
@@ -136,6 +143,16 @@ def test_a_full_stream_is_named(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr(sys, "stderr", Failing(errno.ENOSPC))
     with pytest.raises(UserError, match="standard error: no space left on device"):
         Console(sys.stderr).line("first")
+
+
+def test_a_command_begins_where_its_wrapper_says(monkeypatch: pytest.MonkeyPatch):
+    """The system's start of the process is that of whoever called exec."""
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    monkeypatch.setenv("HEADSTART_UPTIME", str(uptime - 5))
+    assert 5 <= Console(io.StringIO()).since_start() < 6
+    monkeypatch.delenv("HEADSTART_UPTIME")
+    ours = Console(io.StringIO()).since_start()
+    assert ours > 0.1  # of the tests' own process
 
 
 def ends(fault: BaseException, **settings: Any) -> tuple[int, str]:

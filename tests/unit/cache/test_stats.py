@@ -46,9 +46,9 @@ def write_diary(store: Path, *uses: tuple[str, str, float]) -> None:
 def test_counts(tmp_path: Path, keys: dict[str, str]):
     found = store_stats(tmp_path)
     shared = size(1000, 200, 900)
-    assert found.stages == {
+    none = StageAmount(0, 0, None, None)
+    assert {stage: amount for stage, amount in found.stages.items() if amount != none} == {
         "bars": StageAmount(2, size(1000, 200), T0, T0),
-        "recordings": StageAmount(0, 0, None, None),
         "streams": StageAmount(3, size(1001, 1002, 1003), T0, T0),
         "windows": StageAmount(1, size(900), T0, T0),
         "datasets": StageAmount(2, 0, T0, T0),

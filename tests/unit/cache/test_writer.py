@@ -145,7 +145,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/3",
+        "format": "headstart/4",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,

@@ -8,7 +8,7 @@ import pytest
 
 from cache.recipe import BarsSource, Recipe
 from configs.loader import load_config, model_keys
-from pipeline import plan
+from pipeline import fields, plan
 from pipeline.plan import SourceFile, make_plan
 
 CONFIG = load_config(
@@ -42,6 +42,7 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "data.source.columns": ({"time": "stamp"}, EVERYTHING),
     "data.source.symbol_columns": (["venue"], EVERYTHING),
     "data.source.symbols": (["EURUSD"], set()),
+    "data.source.exclude": (["GBPUSD"], set()),
     "data.source.points_per_unit": (1000, EVERYTHING),
     **{f"data.source.policy.{fault}": ("drop", EVERYTHING) for fault in FAULTS},
     "data.source.policy.duplicate": ("keep_last", EVERYTHING),
@@ -54,6 +55,10 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "data.window.min_coverage": (0.5, WINDOWS),
     "data.window.max_staleness": ({"m5": "1h"}, WINDOWS),
     "data.features.set": ("price", {*STREAMS, "datasets"}),
+    "data.features.statistics": ("pooled", {*STREAMS, "datasets", "statistics m1", "statistics m5", "statistics d"}),
+    "data.universe.failing": ("leave_out", set()),
+    "data.universe.hold_out": (["GBPUSD"], set()),  # which is not there
+    "data.universe.weights": ({"EUR*": 2.0}, {"datasets"}),
     "data.split.val_fraction": (0.3, {*STREAMS, "datasets"}),
     "data.split.train_end": ("2018-01-01", {*STREAMS, "datasets"}),
     "data.split.embargo": ("1d", {*STREAMS, "datasets"}),
@@ -64,6 +69,7 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "data.source.symbol_columns": {"data.source.symbol": None},
     "data.source.symbols": {"data.source.symbol": None, "data.source.symbol_columns": ["venue"]},
+    "data.source.exclude": {"data.source.symbol": None, "data.source.symbol_columns": ["venue"]},
 }
 
 
@@ -224,8 +230,8 @@ def test_another_version_of_a_stage_changes_it_and_what_follows(
 
 def test_another_version_of_the_feature_set_changes_streams(monkeypatch: pytest.MonkeyPatch):
     before = keys(recipe())
-    newer = replace(plan.feature_set("returns"), version=plan.feature_set("returns").version + 1)
-    monkeypatch.setattr(plan, "feature_set", lambda name: newer)
+    newer = replace(fields.feature_set("returns"), version=fields.feature_set("returns").version + 1)
+    monkeypatch.setattr(fields, "feature_set", lambda name: newer)
     assert changed(before, keys(recipe())) == {*STREAMS, "datasets"}
 
 
@@ -271,7 +277,7 @@ def test_the_order_of_symbols_changes_nothing_and_their_names_the_dataset_only()
 
 
 def test_symbols_with_the_same_bars_share_their_entries():
-    assert len(planned(recipe(MANY), A="a", B="a")) == len(OF_A) + 1
+    assert len(planned(recipe(MANY), A="a", B="a")) == len({*OF_A, "splits base", "datasets base"})
 
 
 def test_entries_come_after_those_they_need_for_many_symbols_too():

@@ -130,8 +130,8 @@ def test_training_ends_for_all_symbols_when_their_first_bars_have_closed(
             closes += block.close_time.tolist()
         recipe = make_recipe(f"split.val_fraction={fraction}", f"split.embargo={embargo!r}")
         expected = sorted(closes)[max(int((1 - fraction) * len(closes)), 1) - 1]
-        assert train_end(Path(folder), keys, recipe) == expected
-        assert train_cutoff(Path(folder), keys, recipe) == expected - duration_ns(embargo)
+        assert train_end(Path(folder), {"split": keys}, recipe) == expected
+        assert train_cutoff(Path(folder), {"split": keys}, recipe) == expected - duration_ns(embargo)
 
 
 def small(*overrides: str) -> tuple[Windows, dict[str, MemorySeries], Recipe]:

@@ -1,0 +1,83 @@
+"""Tasks as futures of Dask: on this machine's cores, or on a cluster whose workers see the same files.
+
+Imported only where a scheduler is asked for: Dask is an extra, and takes half a second to load.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed
+
+from cache.console import Console
+from configs.errors import UserError
+from pipeline.tasks import Advance, Job, Receipt, Task, do
+
+LOCAL = "local"
+_SECONDS = 30  # to find a scheduler
+
+
+class Cluster:
+    """A client of a Dask scheduler. Workers get nodes and return receipts; entries go through the file system.
+
+    A worker that dies costs the tasks it was at, which others do again, and nothing that it has finished.
+    """
+
+    by_symbol = True  # a task costs the scheduler about a millisecond, as much as a small entry takes to make
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def run(self, job: Job, tasks: Sequence[Task], heard: Callable[[Receipt], None], advance: Advance) -> None:
+        """See pipeline.tasks.Executor; rows count when their task is done."""
+        build = uuid.uuid4().hex[:8]  # a scheduler may know tasks of earlier builds
+        shared = self.client.scatter(job, broadcast=True, hash=False)
+        made: dict[str, Any] = {}
+        for order, task in enumerate(tasks):
+            before = [made[name] for name in task.needs if name in made]
+            made[task.name] = self.client.submit(
+                do, shared, task, before, key=f"{task.name} {build}", priority=-order, pure=False, retries=2
+            )
+        try:
+            for future in as_completed(made.values()):
+                receipt = future.result()
+                advance(receipt.rows)
+                heard(receipt)
+        except BaseException:
+            self.client.cancel(list(made.values()), force=True)
+            raise
+
+
+@contextmanager
+def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]:
+    """Connect to `tcp://…`, or start that many worker processes here (`local`); says where the dashboard is.
+
+    Raises UserError when the scheduler cannot be reached.
+    """
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # a lost worker is told by us
+    with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.admin.tick.limit": "60s"}):
+        if scheduler == LOCAL:
+            with (
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0") as here,
+                Client(here) as client,
+            ):
+                yield _told(client, console)
+            return
+        try:
+            client = Client(scheduler, timeout=_SECONDS)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--scheduler {scheduler}: no Dask scheduler there ({error}); start one with `dask scheduler`, or use "
+                "--scheduler local"
+            ) from None
+        with client:
+            yield _told(client, console)
+
+
+def _told(client: Client, console: Console) -> Cluster:
+    count = len(client.scheduler_info(n_workers=-1)["workers"])
+    console.line(f"  Dask: {count} worker{'s' * (count != 1)}, dashboard {client.dashboard_link}")
+    return Cluster(client)
