@@ -131,6 +131,7 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
 
         def heard(receipt: Receipt) -> None:
             nonlocal done
+            done += len(receipt.built)
             for key in receipt.built:
                 made.labels.append(of_key[key].label)
                 if detailed:
@@ -141,7 +142,6 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
                     console.line(f"  failed {of_key[key].label}: {fault}")
             for stage, began, ended in receipt.spans:
                 times.setdefault(stage, []).extend((began, ended))
-                done += 1
             ended_keys = {*receipt.built, *receipt.skipped, *dict(receipt.faults)} & of_key.keys()
             for symbol, count in Counter(of_key[key].symbol for key in ended_keys).items():
                 left[symbol] -= count
