@@ -201,7 +201,7 @@ def prepare_webdataset(arrays: Path, made: Path, windows: int) -> None:
 
 
 def read_webdataset(arrays: Path, made: Path, batch: int) -> Batches:
-    """https://webdataset.github.io/webdataset/gettingstarted/: shards shuffled, then a buffer of 1,000 samples."""
+    """https://webdataset.github.io/webdataset/sharding/: shards shuffled, then a buffer of 1,000 samples."""
     import webdataset
 
     shards = sorted(map(str, made.glob("*.tar")))
@@ -257,7 +257,7 @@ def read_xarray(arrays: Path, made: Path, batch: int) -> Batches:
 
 
 def read_xbatcher(arrays: Path, made: Path, batch: int) -> Batches:
-    """https://xbatcher.readthedocs.io/en/latest/user-guide/training-a-neural-network-with-Pytorch-and-xbatcher.html."""
+    """https://xbatcher.readthedocs.io/en/latest/demo.html: BatchGenerator with input_overlap, indexed at random."""
     import xbatcher
 
     ends = open_arrays(arrays)[1]
@@ -267,7 +267,7 @@ def read_xbatcher(arrays: Path, made: Path, batch: int) -> Batches:
 
 
 def read_qlib(arrays: Path, made: Path, batch: int) -> Batches:
-    """https://qlib.readthedocs.io/en/latest/reference/api.html: one TSDataSampler a timeframe, of one instrument."""
+    """https://qlib.readthedocs.io/en/latest/component/data.html: one TSDataSampler a timeframe, of one instrument."""
     import pandas as pd
     from qlib.data.dataset import TSDataSampler
 

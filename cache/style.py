@@ -40,6 +40,7 @@ figcaption strong{color:var(--ink);display:block}
 .shift strong{color:var(--val)}
 .strong strong{color:var(--bad)}
 figure.lengths{max-width:230px}
+figure.symbols{max-width:640px;margin-bottom:18px}
 .small figure{max-width:230px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem;max-width:none}
 .key{display:inline-block;width:14px;height:11px;margin-right:6px;border-radius:2px}

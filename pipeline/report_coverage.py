@@ -190,7 +190,7 @@ def _symbols_map(dataset: Dataset) -> str:
     left, row_height, width = 110.0, 12.0, 246.0
     height = row_height * len(found)
     parts = [element("rect", x=left, y=0, width=width, height=height, class_="node")]
-    parts += cells(levels.tolist(), width / columns, row_height - 1.5, left, 0.75)[: _LEVELS + 1]
+    parts += cells(levels.tolist(), width / columns, row_height, left, 0)
     parts += [text(left - 4, row_height * (k + 0.8), _ended(name), "small", "end") for k, name in enumerate(found)]
     parts += [
         text(left, height + 14, day(first * DAY_NS), "small soft"),

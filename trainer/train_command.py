@@ -93,6 +93,9 @@ def main(
         recipe, trainer = parse_recipe(config), parse_trainer(config)
     with console.phase("open store"):
         dataset = open_checked(store, recipe, config)
+    one = None if fold == "all" else chosen_fold(fold, dataset)
+    if fold == "all" and (devices > 1 or launched() or find_lr or profile):
+        raise UserError("--fold all trains on one device, and goes with neither --find-lr nor --profile; name one fold")
     path = run or run_directory(recipe.name, resume)
     if devices > 1 and not launched():
         with console.phase("import torch"):
@@ -102,9 +105,6 @@ def main(
         raise UserError("torchrun starts several processes, which must agree on a directory: name one with --run")
     if resume and find_lr:
         raise UserError("--find-lr tries rates on a model that has learnt nothing yet; leave out --resume")
-    one = None if fold == "all" else chosen_fold(fold, dataset)
-    if fold == "all" and (launched() or find_lr or profile):
-        raise UserError("--fold all trains on one device, and goes with neither --find-lr nor --profile; name one fold")
 
     def train_one(at: Path, fold: int | None, resume: bool) -> dict[str, Any]:
         from trainer.session import initialise, open_session, run_session  # after torch, which they load

@@ -28,10 +28,9 @@ def test_peers_are_measured_and_written_into_the_page(tmp_path: Path) -> None:
     for row in rows[2:]:
         assert len(row) == len(rows[0])
         for cell in row[4:]:
-            median, low, high = (float(number.replace(",", "")) for number in re.findall(r"[\d,.]+", cell))
-            assert 0 < low <= median <= high
+            assert float(re.fullmatch(r"([\d,.]+) \(once\)( \|)?", cell)[1].replace(",", "")) > 0
     assert "could not be measured" not in text
-    assert text.count("\n* ") == 5  # what was claimed, each with a verdict
+    assert text.count("\n* ") == 6  # what was claimed, each with a verdict
 
 
 @pytest.fixture

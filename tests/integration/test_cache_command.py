@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cache.contents import entry_ids
+from cache.layout import STAGES
 from cache.reader import open_dataset, open_entry, read_ref
 from cache.uses import read_uses, record_use
 from tests.unit.cache.making import change_manifest, flip, make, set_built
@@ -170,7 +171,8 @@ def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
 
     def multiply(manifest: dict[str, Any]) -> None:
         manifest["components"]["inputs"] = dict.fromkeys(symbols, manifest["components"]["inputs"]["TEST"])
-        manifest["purged"] = dict.fromkeys(symbols, manifest["purged"]["TEST"])
+        for part in ("purged", "lengths", "weights"):
+            manifest[part] = dict.fromkeys(symbols, manifest[part]["TEST"])
         for part in manifest["splits"].values():
             part["windows"] = dict.fromkeys(symbols, part["windows"]["TEST"])
 
@@ -222,8 +224,8 @@ def test_stats(copied: Path, tmp_path: Path):
     on_disk = sum(path.stat().st_size for path in copied.glob("*/*/*/c/**/*") if path.is_file())
     assert found["store"] == str(copied)
     assert {stage: amount["entries"] for stage, amount in found["stages"].items()} == {
+        **dict.fromkeys(STAGES, 0),
         "bars": 3,
-        "recordings": 0,
         "streams": 3,
         "windows": 1,
         "datasets": 1,

@@ -246,6 +246,26 @@ def test_a_run_begins_with_a_pretrained_encoder(pretrained: Path, store: Path, t
     assert "it has seen, without labels, recordings that fold 2 validates on" in output(*words)
 
 
+def test_what_a_run_began_with_may_be_gone_when_it_goes_on(pretrained: Path, store: Path, tmp_path: Path) -> None:
+    given, path = tmp_path / "given", tmp_path / "run"
+    shutil.copytree(pretrained, given)
+    words = [
+        *DATA,
+        *SMALL,
+        "training.max_epochs=6",
+        "--store",
+        str(store),
+        "--run",
+        str(path),
+        "--init-from",
+        str(given),
+    ]
+    killed(words, path / "metrics.jsonl", 6)
+    shutil.rmtree(given)
+    assert "begins with" not in output(*words, "--resume")
+    assert summary(path)["epochs"] == 6
+
+
 def test_an_encoder_of_another_kind_is_refused(pretrained: Path, store: Path, tmp_path: Path) -> None:
     words = [*DATA, *SMALL, "--store", store, "--run", tmp_path / "run", "--fold", "1", "--init-from"]
     said = error(*words, pretrained, "model.d_model=32", "model.dropout=0.3")
@@ -321,6 +341,10 @@ def test_frames_that_are_no_recording(every: tuple[Path, str], recordings: dict[
         with pytest.raises(UserError) as failure:
             encoder.predict(wrong)
         assert words in str(failure.value)
+    # a sentinel is a missing value, as NaN is
+    coded, missing = frame.copy(), frame.copy()
+    coded.loc[3:5, "acc_x"], missing.loc[3:5, "acc_x"] = -999.0, np.nan
+    assert encoder.predict(coded) == encoder.predict(missing) != encoder.predict(frame)
     # columns of another order, and others beside them, do not matter; the order of rows need not be told
     expected = encoder.predict(frame)
     assert encoder.predict(frame[frame.columns[::-1]].assign(more=1)) == expected
@@ -369,6 +393,10 @@ def test_options_that_do_not_fit(store: Path, test_store: Path, every: tuple[Pat
     assert "--fold 3: imu has the folds 0 to 2; name one of them, or all" in error(
         *words, tmp_path / "c", "--fold", "3"
     )
+    for option in (("--devices", "2"), ("--find-lr",)):
+        assert "--fold all trains on one device, and goes with neither --find-lr nor --profile; name one fold" in error(
+            *words, tmp_path / "e", "--fold", "all", *option
+        )
     bars = ["--config", "configs/test.yaml", "--store", str(test_store), "--run", str(tmp_path / "d"), "--fold"]
     for fold in ("0", "all"):
         said = CliRunner().invoke(train, [*bars, fold]).stderr

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
 
 from tests.chromium import FOUND, REASON, chromium
 from tests.page_faults import FAULTS
+from trainer.checkpoint import save_weights
+from trainer.evaluate_command import identity_of
+from trainer.reconstruct import reconstruct_task
+from trainer.runs import open_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = "data.split.val_fraction=0.1"  # few validation windows, because all of them are evaluated
@@ -216,8 +220,11 @@ def test_a_run_without_best_weights(place: Place):
 def test_it_is_the_best_weights_that_are_scored(place: Place, printed: str):
     run = place.folder / "blank"
     shutil.copytree(place.folder / "runs" / "test", run)
-    weights = load_file(run / "best.safetensors")
-    save_file({name: tensor.zero_() for name, tensor in weights.items()}, run / "best.safetensors")
+    config, dataset, fold = open_run(run)
+    model = reconstruct_task(config, dataset, torch.device("cpu")).build_model()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
     place.output("evaluate", "blank", "--output", "blank.json")
     before, after = (json.loads((place.folder / name).read_text()) for name in ("scores/test.json", "blank.json"))
     for timeframe, of in after["reconstruction_quality"].items():
@@ -251,6 +258,33 @@ def test_a_store_that_moved_on_and_the_command_that_helps(place: Place, printed:
     after = json.loads((place.folder / "again.json").read_text())
     summary = before["summary"] | {"run": "a run"}
     assert after == {name: part for name, part in before.items() if name != "probes"} | {"summary": summary}
+
+
+def test_a_store_elsewhere_is_named(place: Place, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(place.folder / "runs" / "test", run)
+    described = json.loads((run / "dataset.json").read_text())
+    (run / "dataset.json").write_text(json.dumps(described | {"store": str(tmp_path / "gone")}))
+    said = f"error: {tmp_path / 'gone'}: no store here; --store says where it is"
+    assert said in place.failure(run)
+    assert said in place.call("encode", run, "--out", tmp_path / "out").stderr
+    store = place.folder / "store"
+    place.output("encode", run, "--store", store, "--out", tmp_path / "out", "--split", "val")
+    assert not (tmp_path / "out" / ".lock").exists()
+    place.output("evaluate", run, "--store", store, "--output", tmp_path / "s.json")
+    assert (tmp_path / "s.json").exists()
+
+
+def test_outputs_are_checked_before_the_work(place: Place, tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    for words, said in (
+        (("--output", tmp_path), f"--output {tmp_path}: a folder; name a file in it"),
+        (("--output", file / "x"), f"--output {file / 'x'}: {file} is a file, not a folder; name another place"),
+        (("--plots", file), f"--plots {file}: a file, not a folder; name another"),
+    ):
+        done = place.call("evaluate", "none", *words)  # before the run is looked at
+        assert (done.returncode, done.stderr) == (1, f"\nerror: {said}\n")
 
 
 def test_wrong_usage_ends_with_2(place: Place):

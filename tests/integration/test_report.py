@@ -1,6 +1,7 @@
 """bin/cache report as its users run it, and what they see: pages opened in a headless Chromium."""
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -139,6 +140,14 @@ def test_a_page_tells_what_the_manifest_holds(of_bars: Path, test_store: Path):
         assert f">{entry.key[:8]}</text>" in page
     for timeframe, rules in entries.windows.manifest["dropped"].items():
         assert f"{rules['history']:,} by history" in page, timeframe
+
+
+def test_rows_of_the_map_of_symbols_stand_beside_their_names(of_symbols: Path):
+    (drawing,) = re.findall(r'<figure class="symbols">(.*?)</figure>', of_symbols.read_text())
+    names = {name: float(y) for y, name in re.findall(r' y="([\d.]+)"[^>]*>(AAA|BBB)</text>', drawing)}
+    rows = sorted({float(y) for y in re.findall(r"M[\d.]+ ([\d.]+)h", drawing)})
+    assert len(rows) == 2
+    assert all(row < names[name] < row + 12 for row, name in zip(rows, ("AAA", "BBB"), strict=True))
 
 
 def test_warnings_stand_on_top_and_sources_may_be_gone(test_store: Path, tmp_path: Path):

@@ -27,6 +27,7 @@ from configs.loader import load_config
 from trainer.checkpoint import load_weights
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
+from trainer.described import identity
 from trainer.reconstruct import reconstruct_task
 from trainer.runs import run_lock
 from trainer.train_command import main
@@ -150,7 +151,7 @@ def test_the_configuration_is_saved_with_its_overrides(long_run: Path):
     header = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     assert header == ["configs/test.yaml", *LONG]
     values = yaml.safe_load(text)
-    assert values["data"]["features"] == {"set": "price"}
+    assert values["data"]["features"]["set"] == "price"
     assert values["data"]["timeframes"] == ["m1", "m5", "m15"]
     training = values["training"]
     assert (training["max_epochs"], training["steps_per_epoch"], training["log_every"]) == (3, 30, 3)
@@ -202,11 +203,13 @@ def test_the_best_weights_are_those_of_the_best_validation(long_run: Path, price
         "best_step": validated[min(validated)],
         "stopped_early": False,
         "skipped_steps": 0,
+        "first_loss": of_kind(long_run, "train")[0]["loss"],
+        "overfit": False,
     }
     dataset = open_dataset(price_store, "test")
     task = reconstruct_task(parse_trainer(load_config("configs/test.yaml", LONG)), dataset, torch.device("cpu"))
     model = task.build_model()
-    load_weights(long_run / "best.safetensors", model)
+    load_weights(long_run / "best.safetensors", model, identity(json.loads((long_run / "encoder.json").read_text())))
     again = task.validate(model, WindowSource(dataset, torch.device("cpu")), lambda windows: None)
     assert again["loss"] == pytest.approx(told["best_loss"], rel=1e-5)
 
@@ -355,7 +358,10 @@ def test_ctrl_c_ends_with_the_command_that_continues(test_store: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert summary(path)["steps"] == 60
     steps = [record["step"] for record in metrics(path)]
-    assert steps == [1, 1, *range(5, 61, 5), 60]
+    due = set(range(5, 61, 5))
+    (*stopped_at,) = set(steps) - due - {1}  # saved and logged there, unless it was due anyway
+    assert len(stopped_at) <= 1
+    assert steps == [1, 1, *sorted(due.union(stopped_at)), 60]
 
 
 def test_a_finished_run_is_left_as_it_is(long_run: Path, price_store: Path):
@@ -539,7 +545,6 @@ def test_another_recipe_names_what_differs_and_the_command_that_mends_it(test_st
         (["trainig.lr=1"], "command line: trainig is not a known section; did you mean training?"),
         (["training.lr"], "'training.lr' is not an override; write key=value"),
         (["training.lr=fast"], "command line: training.lr = 'fast': input should be a valid number"),
-        (["--devices", "2"], "--devices 2: training on several devices is not possible yet"),
         (
             ["--config", "configs/none.yaml"],
             "configs/none.yaml: no such configuration file. Shipped ones: configs/base",

@@ -9,7 +9,12 @@ from pipeline.build_command import main as build_cache
 from pipeline.simulate_imu import simulate_imu
 from trainer.config import TrainerConfig, parse_trainer
 
-DATA = ("data.folds.count=3", "data.length.seq_len=26", "data.derive=[sign_continuity, magnitude]")
+DATA = (
+    "data.folds.count=3",
+    "data.length.seq_len=26",
+    "data.derive=[sign_continuity, magnitude]",
+    "data.source.sentinels=[-999.0]",
+)
 PAD = (*DATA, "data.length.mode=pad", "data.length.seq_len=64", "data.name=padded")
 SMALL = (
     "model.d_model=16",
