@@ -34,7 +34,7 @@ def make_ways(dataset: Dataset) -> tuple[dict[str, Way], int]:
     source = WindowSource(dataset, torch.device("cpu"))
     ends_WS, time_W = entries.windows.array("ends"), entries.windows.array("time")
     arrays = [stream.array("values") for stream in entries.streams.values()]
-    for touched in (ends_WS, time_W, *arrays, *source._values, source._ends_WS):
+    for touched in (ends_WS, time_W, *arrays):
         touched.sum()
     tensors = [torch.from_numpy(array) for array in arrays]
     closes = [stream.array("close_time") for stream in entries.streams.values()]
@@ -46,7 +46,7 @@ def make_ways(dataset: Dataset) -> tuple[dict[str, Way], int]:
         ends = source._ends_WS.index_select(0, index).long()
         return [
             view.index_select(0, ends[:, j] - length)
-            for j, (view, length) in enumerate(zip(source._views, lengths, strict=True))
+            for j, (view, length) in enumerate(zip(source._x, lengths, strict=True))
         ]
 
     def fancy(index: torch.Tensor) -> Batch:
