@@ -13,7 +13,7 @@ def test_channels_are_the_harmonics_of_day_and_week() -> None:
         -1, CLOCK_CHANNELS
     )
     minute_of_day = times.hour * 60 + times.minute
-    minute = minute_of_day + 1440 * ((times.dayofweek - datetime(1970, 1, 1, tzinfo=UTC).weekday()) % 7)
+    minute = minute_of_day + 1440 * ((times.day_of_week - datetime(1970, 1, 1, tzinfo=UTC).weekday()) % 7)
     harmonics = [(1440, k) for k in (1, 2, 3, 4)] + [(10080, k) for k in (1, 2, 3)]
     for column, (period, k) in enumerate(harmonics):
         angle = 2 * np.pi * k * np.asarray(minute) / period
