@@ -89,7 +89,6 @@ def score_bars(
     with console.phase("import torch"):
         import torch
 
-        from trainer.checkpoint import load_weights
         from trainer.data import WindowSource
         from trainer.evaluate import evaluate
         from trainer.probes import probe_encoder
@@ -97,8 +96,7 @@ def score_bars(
         from trainer.report import probe_table, table
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, task = WindowSource(dataset, device), reconstruct_task(config, dataset, device)
-    model = task.build_model().to(device)
-    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
+    model = best_model(run, task, config, dataset, fold, device)
     with console.bar("reconstruct", "windows", len(source.val)) as bar:
         result = evaluate(model, task, dataset, source, bar.update)
     for line in table(result):
@@ -126,6 +124,17 @@ def score_bars(
     return result
 
 
+def best_model(
+    run: Path, task: Any, config: TrainerConfig, dataset: Dataset, fold: int | None, device: Any
+) -> Any:  # a task, a device and a model of PyTorch, which is not imported yet where this file is read
+    """The task's model with the best weights of a run, which must be of this very run."""
+    from trainer.checkpoint import load_weights
+
+    model = task.build_model().to(device)
+    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
+    return model
+
+
 def identity_of(config: TrainerConfig, dataset: Dataset, fold: int | None) -> dict[str, Any]:
     """What the weights of a run tell of it."""
     return identity(describe_encoder(config.training.task, config.model.model_dump(), dataset, fold))
@@ -145,14 +154,12 @@ def score_classes(
     with console.phase("import torch"):
         import torch
 
-        from trainer.checkpoint import load_weights
         from trainer.classify import classify_task
         from trainer.data import WindowSource
         from trainer.evaluate_classes import class_table, evaluate_classes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, task = WindowSource(dataset, device, fold=fold), classify_task(config, dataset, device, fold)
-    model = task.build_model().to(device)
-    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
+    model = best_model(run, task, config, dataset, fold, device)
     with console.bar("classify", "windows", len(source.val)) as bar:
         result = evaluate_classes(model, task, source, bar.update)
     for line in class_table(result):
