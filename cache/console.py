@@ -19,9 +19,8 @@ from cache.files import in_words
 from configs.errors import UserError
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
-_TICK_SECONDS = 0.8
-_SILENCE_SECONDS = 0.5  # what lasts shorter is not worth a line
-_REPEAT_SECONDS = 1.5  # told by ticks, so 1.6 s
+_SILENCE_SECONDS = 0.7  # what lasts shorter is not worth a line
+_LOOK_SECONDS = 0.1  # how often it is looked whether there is silence
 _PIPE_CLOSED = 141  # what a shell reports of a program that nobody reads any more
 
 
@@ -55,6 +54,7 @@ class Console:
         self.phases: dict[str, float] = {}
         self._open_line = False
         self._bar: Any = None  # on a terminal, where it stays below all lines
+        self._spoke = time.monotonic()
         self._lock = threading.RLock()
 
     def line(self, text: str) -> None:
@@ -67,7 +67,7 @@ class Console:
             self._open_line = False
 
     def waiting_for(self, what: str) -> Callable[[], None]:
-        """To be called again and again while something is waited for: says so within a second, and every few seconds.
+        """To be called again and again while something is waited for: says so within a second, and every second.
 
         Beside a bar, which moves, it is said once.
         """
@@ -78,7 +78,7 @@ class Console:
             now = time.monotonic()
             if due and now >= due:
                 self.line(f"  waiting for {what}")
-                due = now + _REPEAT_SECONDS if self._bar is None else float("inf")
+                due = now + _SILENCE_SECONDS if self._bar is None else float("inf")
             due = due or now + _SILENCE_SECONDS
 
         return tick
@@ -90,7 +90,7 @@ class Console:
         with self._lock:
             self._write("\n" * self._open_line + f"  {name} ")
             self._open_line = True
-        with _ticking(self._dot):
+        with self._never_silent(self._dot):
             yield
         self.phases[name] = time.perf_counter() - began
         with self._lock:
@@ -99,16 +99,16 @@ class Console:
 
     @contextmanager
     def bar(self, name: str, unit: str, total: int | None = None) -> Iterator[Any]:
-        """A tqdm progress bar on a terminal, which ticks even when nothing advances; elsewhere a line now and then."""
+        """A tqdm progress bar on a terminal, which ticks even when nothing advances; elsewhere a line a second."""
         if not self.stream.isatty():
             lines = Lines(self, name, unit, total)
-            with _ticking(lines.refresh):
+            with self._never_silent(lines.refresh):
                 yield lines
             return
         from tqdm import tqdm  # here, because the first line of output must not wait for it
 
         options: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "leave": False, "miniters": 1}
-        with tqdm(total=total, desc=f"  {name}", file=self.stream, **options) as bar, _ticking(bar.refresh):
+        with tqdm(total=total, desc=f"  {name}", file=self.stream, **options) as bar, self._never_silent(bar.refresh):
             self._bar = bar
             try:
                 yield bar
@@ -123,7 +123,27 @@ class Console:
         with self._lock:
             self._write("." * self._open_line)
 
+    @contextmanager
+    def _never_silent(self, say: Callable[[], object]) -> Iterator[None]:
+        """Call `say` while the block runs whenever nothing was said for long, by whomever: short bars add up."""
+        done = threading.Event()
+
+        def listen() -> None:
+            with suppress(UserError):  # a stream that cannot be written: the work itself will meet it
+                while not done.wait(_LOOK_SECONDS):
+                    if time.monotonic() >= self._spoke + _SILENCE_SECONDS:
+                        say()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def _write(self, text: str) -> None:
+        self._spoke = time.monotonic() if text else self._spoke
         with self._lock:
             try:
                 self.stream.write(text)
@@ -136,14 +156,13 @@ class Console:
 
 
 class Lines:
-    """Progress for a log file, with the face of a tqdm bar: a line every few seconds, and none for what is short."""
+    """Progress for a log file, with the face of a tqdm bar: a line a second, and none for what is short."""
 
     def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
         self.n = 0
         self._console, self._name, self._unit, self._total = console, name, unit, total
         self._note = ""
         self._began = time.monotonic()
-        self._due = self._began + _SILENCE_SECONDS
 
     def update(self, count: int = 1) -> None:
         """So much more is done."""
@@ -154,14 +173,12 @@ class Lines:
         self._note = f", {text}"
 
     def refresh(self) -> None:
-        """Print a line when it is time for one."""
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + _REPEAT_SECONDS
-            done, total = (f"{n / 1e6:,.1f}" if self._unit == "B" else f"{n:,}" for n in (self.n, self._total or 0))
-            of = f"{done} of {total}" if self._total else done
-            unit = "MB" if self._unit == "B" else self._unit
-            self._console.line(f"  {self._name}: {of} {unit}, {now - self._began:.0f} s{self._note}")
+        """Print a line."""
+        done, total = (f"{n / 1e6:,.1f}" if self._unit == "B" else f"{n:,}" for n in (self.n, self._total or 0))
+        of = f"{done} of {total}" if self._total else done
+        unit = "MB" if self._unit == "B" else self._unit
+        seconds = time.monotonic() - self._began
+        self._console.line(f"  {self._name}: {of} {unit}, {seconds:.0f} s{self._note}")
 
 
 def command(kept: bool = False, **settings: Any) -> Callable[[Callable[..., None]], click.Command]:
@@ -212,25 +229,6 @@ def run(main: click.Command, name: str) -> NoReturn:
 def examples(*lines: str) -> str:
     """A click epilog that shows examples as they are typed."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-@contextmanager
-def _ticking(tick: Callable[[], object]) -> Iterator[None]:
-    """Call `tick` a little more than once a second while the block runs."""
-    done = threading.Event()
-
-    def run() -> None:
-        with suppress(UserError):  # a stream that cannot be written: the work itself will meet it
-            while not done.wait(_TICK_SECONDS):
-                tick()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _words(error: BaseException, kept: bool) -> str:

