@@ -101,7 +101,9 @@ def main() -> None:
     measure.replace_section(args.page, "Peers, side by side", text)
 
 
-def install(wanted: dict[str, tuple[str, ...]], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def install(
+    wanted: dict[str, tuple[str, ...]], folder: Path, beside: tuple[str, ...] = (TORCH,)
+) -> tuple[dict[str, str], dict[str, str]]:
     """A Python for every way, and why there is none for some. Nothing is done for what is installed already."""
     pythons, failed = {}, {}
     for name, packages in wanted.items():
@@ -109,12 +111,12 @@ def install(wanted: dict[str, tuple[str, ...]], folder: Path) -> tuple[dict[str,
             pythons[name] = sys.executable
             continue
         home = folder / packages[0]
-        stamp, lines = home / "installed", "\n".join((TORCH, *packages))
+        stamp, lines = home / "installed", "\n".join((*beside, *packages))
         if not stamp.exists() or stamp.read_text() != lines:
             print(f"installing {' '.join(packages)} into {home}", file=sys.stderr)
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", home], check=True)
-            pip = [home / "bin/pip", "install", "-qq", "--disable-pip-version-check", TORCH, *packages]
+            pip = [home / "bin/pip", "install", "-qq", "--disable-pip-version-check", *beside, *packages]
             done = subprocess.run(pip, capture_output=True, text=True)
             if done.returncode:
                 failed[name] = done.stderr.strip().splitlines()[-1]
