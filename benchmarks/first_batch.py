@@ -54,7 +54,7 @@ def with_torch(store: Path):
 
     imported()
     source = WindowSource(open_dataset(store, "demo"), torch.device("cpu"))
-    return source.gather(torch.tensor(choose(source.val.stop))).x
+    return source.gather(torch.tensor(choose(source.val[-1] + 1))).x
 
 
 def with_zarr(store: Path):

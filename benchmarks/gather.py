@@ -42,11 +42,14 @@ def make_ways(dataset: Dataset) -> tuple[dict[str, Way], int]:
     lengths = list(dataset.seq_lens.values())
     steps = [np.arange(-length, 0) for length in lengths]
 
+    all_ends = torch.from_numpy(ends_WS)
+    views = [tensor.unfold(0, length, 1).transpose(1, 2) for tensor, length in zip(tensors, lengths, strict=True)]
+
     def fresh(index: torch.Tensor) -> Batch:
-        ends = source._ends_WS.index_select(0, index).long()
+        ends = all_ends.index_select(0, index).long()
         return [
             view.index_select(0, ends[:, j] - length)
-            for j, (view, length) in enumerate(zip(source._x, lengths, strict=True))
+            for j, (view, length) in enumerate(zip(views, lengths, strict=True))
         ]
 
     def fancy(index: torch.Tensor) -> Batch:

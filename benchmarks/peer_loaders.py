@@ -77,9 +77,9 @@ def read_headstart(arrays: Path, made: Path, batch: int) -> Batches:
     source = WindowSource(open_dataset(made, NAME), torch.device("cpu"))
     count, epoch = len(source.train), 0
     while True:
-        for step in range(count // batch):
-            index = source.train.at(batch_indices(step, batch, count, SEED, epoch))
-            yield index, source.gather(index).x
+        for steps in torch.arange(count // batch).split(32):  # drawn together, as the trainer does
+            for index in source.train.at(batch_indices(steps[:, None], batch, count, SEED, epoch)):
+                yield index, source.gather(index).x
         epoch += 1
 
 

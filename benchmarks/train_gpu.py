@@ -165,7 +165,8 @@ def lightning_step(store: Path, batch: int) -> Callable[[int], None]:
 
         def training_step(self, fetched: list[Any], number: int) -> Any:
             index, *arrays = fetched
-            losses = task.training_losses(self.model, source.batch(index, arrays), 0)
+            batch = source.batch(index, arrays)
+            losses = task.training_losses(self.model, batch, task.drawn(batch, 0))
             self.log_dict(losses, prog_bar=False)
             return losses["loss"]
 
@@ -216,6 +217,7 @@ class RivalWindows:
 
     def __init__(self, source: Any, count: int) -> None:
         self.source, self.count = source, count
+        (self.train,) = source.train.ranges
 
     def __len__(self) -> int:
         return self.count
@@ -223,7 +225,7 @@ class RivalWindows:
     def __getitem__(self, place: int) -> list[Any]:
         import torch
 
-        index = torch.tensor([self.source.train[place]])
+        index = torch.tensor([self.train[place]])
         return [index[0], *(one[0].clone() for one in self.source.fetch(index))]
 
 

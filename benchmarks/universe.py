@@ -1,4 +1,4 @@
-"""A universe of simulated symbols, whole processes: one thread, two threads, Dask with two workers; and opening it.
+"""A universe of simulated symbols, whole processes: one thread, two threads, Dask with two workers.
 
 All three must make the same dataset, to the MD5 of every array. From runs on a quarter of the symbols, a fifth of the
 rows, and both, a cost model is fitted (CPU seconds = start + a · entries + b · rows) to foretell the largest run:
@@ -9,16 +9,12 @@ Stores are removed one after another; a million rows take some 160 MB of disk.
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import measure
-from cache.part import universe_of
-from cache.reader import open_dataset
-from cache.rows import Rows
 
 OVERRIDES = (
     "data.timeframes=[m1,m5,m15,m30,h1,h4]",
@@ -30,7 +26,6 @@ WAYS = {
     "two threads": ["--workers", "2"],
     "Dask, two workers": ["--scheduler", "local", "--workers", "2"],
 }
-BATCH = 256
 
 
 def build(data: Path, store: Path, *options: str) -> measure.Ended:
@@ -45,28 +40,6 @@ def contents(store: Path) -> dict[str, dict[str, str]]:
         arrays: dict[str, Any] = json.loads(path.read_bytes())["attributes"]["arrays"]
         found[str(path.parent.relative_to(store))] = {name: array["md5"] for name, array in arrays.items()}
     return found
-
-
-def first_batch(store: Path) -> tuple[float, float]:
-    """Seconds to open the dataset, and to read one batch of windows drawn from all of it."""
-    began = time.perf_counter()
-    dataset = open_dataset(store, "universe")
-    universe, rows = universe_of(dataset), Rows(store, dataset)
-    opened = time.perf_counter()
-    places = np.random.default_rng(0).integers(0, universe.count("train"), BATCH)
-    numbers, windows = universe.locate(universe.window("train", places))
-    ends = np.empty((1, len(dataset.timeframes)), np.int32)
-    out = {}
-    for b, (number, window) in enumerate(zip(numbers, windows, strict=True)):
-        symbol = universe.symbols[number]
-        rows.read(symbol, "windows", "ends", int(window), ends)
-        for j, (name, length) in enumerate(dataset.seq_lens.items()):
-            for array in ("values", "close_time", "close", "base_rows")[: 4 if j else 3]:
-                dtype, columns = rows.kinds[array]
-                if (name, array) not in out:
-                    out[name, array] = np.empty((BATCH, length, *([columns] if columns else [])), dtype)
-                rows.read(symbol, name, array, int(ends[0, j]) - length, out[name, array][b])
-    return opened - began, time.perf_counter() - opened
 
 
 def main() -> None:
@@ -110,8 +83,6 @@ def main() -> None:
                         "yes" if same else "NO",
                     )
                 )
-                if size == (args.symbols, args.rows) and way == "two threads":
-                    opened, read = min(first_batch(store) for _ in range(3))
                 shutil.rmtree(store)
     print()
     header = ("", "s", "CPU s", "s a million rows", "bytes a row", "peak MB a process", "same bytes")
@@ -119,7 +90,6 @@ def main() -> None:
     largest = (args.symbols, args.rows)
     efficiency = seconds["two threads"][largest] / seconds["Dask, two workers"][largest]
     print(f"\nDask against threads: {efficiency:.2f}; {measure.verdict(efficiency, at_least=0.85)}")
-    print(f"open {opened * 1e3:.1f} ms, a batch of {BATCH} windows {read * 1e3:.1f} ms")
     for way, of in work.items():
         known_runs = np.array([[1, entries[size], size[0] * size[1] / 1e6] for size in of])
         cost = np.linalg.solve(known_runs[:3], list(of.values())[:3])

@@ -18,13 +18,13 @@ import numpy as np
 from cache.layout import (
     FORMAT,
     ArraySpec,
+    Shard,
     array_metadata,
     array_spec,
     body_path,
     group_metadata,
     metadata_bytes,
-    padded_rows,
-    shard_index,
+    shards,
 )
 from cache.reader import entry_path
 from cache.schema import REF, entry_fault, fault, stage_fault
@@ -55,9 +55,13 @@ class Body:
     entry: Path
     file: Path
     spec: ArraySpec
-    rows: int
-    size: int
+    shard: Shard
     md5: str
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.shard.file_bytes(self.spec.row_bytes)
 
 
 def check_entry(store: Path, stage: str, key: str) -> tuple[list[Finding], list[Body]]:
@@ -137,21 +141,22 @@ def _entry_faults(path: Path, stage: str, key: str, bodies: list[Body]) -> Itera
         yield Finding(file, what, _REMAKE, path)
         return
     for name, described in manifest["arrays"].items():
-        spec, rows, size = array_spec(name, described), described["shape"][0], described["bytes"]
-        body = Body(path, body_path(path, name, len(described["shape"])), spec, rows, size, described["md5"])
-        bodies.append(body)
+        spec, rows, metadata = array_spec(name, described), described["shape"][0], path / name / "zarr.json"
         try:
-            if _metadata_path(body).read_bytes() != metadata_bytes(array_metadata(spec, rows)):
-                yield Finding(_metadata_path(body), _CHANGED, _REMAKE, path)
+            if metadata.read_bytes() != metadata_bytes(array_metadata(spec, rows)):
+                yield Finding(metadata, _CHANGED, _REMAKE, path)
         except OSError as error:
-            yield unread(error, _metadata_path(body), _REMAKE, path)
-        try:
-            found = body.file.stat().st_size
-        except OSError as error:
-            yield unread(error, body.file, _REMAKE, path)
-        else:
-            if found != size:
-                yield Finding(body.file, _other_size(found, body), _REMAKE, path)
+            yield unread(error, metadata, _REMAKE, path)
+        for shard, md5 in zip(shards(rows), described["md5"], strict=True):
+            body = Body(path, body_path(path, name, 1 + len(spec.columns), shard.number), spec, shard, md5)
+            bodies.append(body)
+            try:
+                found = body.file.stat().st_size
+            except OSError as error:
+                yield unread(error, body.file, _REMAKE, path)
+            else:
+                if found != body.size:
+                    yield Finding(body.file, _other_size(found, body), _REMAKE, path)
 
 
 def _manifest(content: bytes, stage: str, key: str) -> tuple[dict[str, Any], str]:
@@ -204,10 +209,10 @@ def _what_changed(body: Body) -> str:
     size = body.file.stat().st_size
     if size != body.size:
         return _other_size(size, body)
-    rows = body.rows * body.spec.row_bytes
-    missing = (padded_rows(body.rows) - body.rows, *body.spec.columns)
+    rows = body.shard.rows * body.spec.row_bytes
+    missing = (body.shard.padded - body.shard.rows, *body.spec.columns)
     padding = np.full(missing, body.spec.fill_value, body.spec.dtype).tobytes()
-    index = shard_index(body.rows, body.spec.row_bytes)
+    index = body.shard.index(body.spec.row_bytes)
     if _md5(body.file, rows, lambda _: None, padding + index) != body.md5:
         return "its rows have changed since they were written"
     with body.file.open("rb") as file:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, folders as they are, and the words for what the system refuses."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def share(there: Path, here: Path) -> None:
+    """Let a file that never changes have a second name; where the file system knows no hard links, copy it."""
+    try:
+        os.link(there, here)
+    except OSError:
+        shutil.copyfile(there, here)
+        sync(here)
 
 
 def check_output(option: str, path: Path, folder: bool = False) -> None:

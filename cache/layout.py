@@ -1,8 +1,11 @@
-"""How one array lies on disk: a Zarr v3 array of a single shard whose file begins with the plain C-order array.
+"""How one array lies on disk: a Zarr v3 array of shards, files that begin with the plain C-order rows.
 
     <group>/zarr.json                 the manifest, in the group's attributes
     <group>/<array>/zarr.json         shape, dtype, codecs, dimension names
     <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
+    <group>/<array>/c/1[/0] …         where there are more than SHARD_ROWS rows, which the files before hold
+
+A full shard never changes when rows are appended, so that a longer series shares those of a shorter one.
 
 Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. All of it is written by us:
 the body because appending to one shard through zarr-python rewrites it every time, the metadata because it is little
@@ -12,21 +15,24 @@ and importing zarr-python is not. The tests read it with zarr-python, tensorstor
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/4"
+FORMAT = "headstart/5"
 CARRIED = ("bars", "recordings", "splits", "statistics", "streams", "windows", "datasets")  # to other stores
 STAGES = (*CARRIED, "compiled")  # what torch.compile has made is read with pickle, and stays on its machine
 SOURCES = ("bars", "recordings")  # what source files held; training needs none of it …
 FITTED = ("splits", "statistics")  # … nor of what was found out about all of it
 SEQUENCES = "sequences"  # `components.fields.kind` of entries made of recordings; those made of bars have no kind
 SEQUENCE = "sequence"  # stands where bars have a timeframe: recordings make one stream …
+EVERY_SYMBOL = "*"  # whose statistics are pooled ones
 ALL_FOLDS = "all"  # … which serves all folds where nothing in it was fitted
 CHUNK_ROWS = 65_536
+SHARD_ROWS = 2 * CHUNK_ROWS  # of any row a whole number of pages, so that shards can be mapped one behind another
 TIME_ATTRIBUTES = {
     "standard_name": "time",
     "units": "nanoseconds since 1970-01-01",
@@ -68,9 +74,52 @@ def array_spec(name: str, described: Mapping[str, Any]) -> ArraySpec:
     return ArraySpec(name, np.dtype(described["dtype"]).str, dims, columns, dict(described["attributes"]))
 
 
-def body_path(entry: Path, name: str, ndim: int) -> Path:
-    """The shard file of an array, which begins with the array itself."""
-    return entry / name / "c" / "/".join("0" * ndim)
+@dataclass(frozen=True)
+class Shard:
+    """One file of an array: `rows` rows from row `start` on, in chunks of `chunk` rows; `slots` chunks have a place."""
+
+    number: int
+    start: int
+    rows: int
+    chunk: int
+    slots: int
+
+    @property
+    def padded(self) -> int:
+        """Rows in whole chunks."""
+        return -(-self.rows // self.chunk) * self.chunk
+
+    def file_bytes(self, row_bytes: int) -> int:
+        """Size of the file: padded body, 16 bytes of index a slot, 4 bytes of checksum."""
+        return self.padded * row_bytes + self.slots * 16 + 4
+
+    def index(self, row_bytes: int) -> bytes:
+        """What ends the file: uint64 offset and length of each chunk, 2⁶⁴ − 1 for none, and their crc32c.
+
+        As the sharding codec of Zarr v3 defines it.
+        """
+        import google_crc32c  # here, because the training process reads this module and never writes
+
+        size, count = self.chunk * row_bytes, self.padded // self.chunk
+        index = np.full((self.slots, 2), 2**64 - 1, "<u8")
+        index[:count, 0], index[:count, 1] = np.arange(count) * size, size
+        return index.tobytes() + int(google_crc32c.value(index.tobytes())).to_bytes(4, "little")
+
+
+@cache
+def shards(rows: int) -> tuple[Shard, ...]:
+    """The files of an array of so many rows: one, or full ones of `SHARD_ROWS` and one with the rest."""
+    chunk = chunk_rows(rows)
+    slots = (SHARD_ROWS if rows > SHARD_ROWS else padded_rows(rows)) // chunk
+    return tuple(
+        Shard(number, start, min(SHARD_ROWS, rows - start), chunk, slots)
+        for number, start in enumerate(range(0, rows, SHARD_ROWS))
+    )
+
+
+def body_path(entry: Path, name: str, ndim: int, shard: int = 0) -> Path:
+    """A shard file of an array, which begins with the rows themselves."""
+    return entry / f"{name}/c/{shard}{'/0' * (ndim - 1)}"
 
 
 def chunk_rows(rows: int) -> int:
@@ -79,23 +128,19 @@ def chunk_rows(rows: int) -> int:
 
 
 def padded_rows(rows: int) -> int:
-    """Rows of the shard: whole chunks."""
+    """Rows in whole chunks."""
     return -(-rows // chunk_rows(rows)) * chunk_rows(rows)
 
 
 def shard_bytes(rows: int, row_bytes: int) -> int:
-    """Size of the shard file: padded body, 16 bytes of index a chunk, 4 bytes of checksum."""
-    return padded_rows(rows) * row_bytes + padded_rows(rows) // chunk_rows(rows) * 16 + 4
+    """Size of all files of an array."""
+    slots = (SHARD_ROWS if rows > SHARD_ROWS else padded_rows(rows)) // chunk_rows(rows)
+    return padded_rows(rows) * row_bytes + shard_count(rows) * (16 * slots + 4)
 
 
-def shard_index(rows: int, row_bytes: int) -> bytes:
-    """The index that ends a shard (Zarr v3 sharding codec: uint64 offset and length a chunk, then their crc32c)."""
-    import google_crc32c  # here, because the training process reads this module and never writes
-
-    size = chunk_rows(rows) * row_bytes
-    count = padded_rows(rows) // chunk_rows(rows)
-    index = np.stack([np.arange(count, dtype="<u8") * size, np.full(count, size, "<u8")], axis=1).tobytes()
-    return index + int(google_crc32c.value(index)).to_bytes(4, "little")
+def shard_count(rows: int) -> int:
+    """Number of files of an array."""
+    return -(-rows // SHARD_ROWS)
 
 
 def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
@@ -107,12 +152,13 @@ def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
         "index_codecs": [little_endian, {"name": "crc32c"}],
         "index_location": "end",
     }
+    in_shard = [min(padded_rows(rows), SHARD_ROWS), *spec.columns]
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": [rows, *spec.columns],
         "data_type": np.dtype(spec.dtype).name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [padded_rows(rows), *spec.columns]}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": in_shard}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN" if np.isnan(spec.fill_value) else spec.fill_value,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],

@@ -2,6 +2,7 @@
 
 locks/store                    builders share it; whoever removes entries holds it alone
 locks/<stage>-<key>.lock       the one right to build an entry
+locks/marks                    whoever makes marks, or takes those of others away, holds it alone
 
 Waiting is trying again and again, so that Ctrl-C ends it, and `waiting` hears of every failed try: it may say what is
 waited for, or raise to give up.
@@ -52,6 +53,11 @@ def building(store: Path, waiting: Waiting = _nothing) -> Iterator[None]:
     check_folder(store)
     with _lock(store / "locks" / "store", fcntl.LOCK_SH, waiting):
         yield
+
+
+def marking(store: Path, waiting: Waiting = _nothing) -> AbstractContextManager[None]:
+    """Make a mark of a build in progress, or see to those that builds left which did not end; one at a time."""
+    return _lock(store / "locks" / "marks", fcntl.LOCK_EX, waiting)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.archive import array_specs, in_order, manifest_bytes, manifest_fault, ref_fault
-from cache.compress import block_count, chunk_names, pack_block, packed_metadata
+from cache.compress import chunk_names, pack_block, packed_metadata
 from cache.contents import Id, inputs
-from cache.layout import ArraySpec, body_path, chunk_rows, metadata_bytes
+from cache.layout import ArraySpec, body_path, metadata_bytes, shards
 from cache.members import member
 from cache.parallel import Advance, in_turn
 from cache.reader import Entry, StoreError, open_dataset, open_entry, read_ref
@@ -52,20 +52,24 @@ def entry_members(entry: Entry, pool: ThreadPoolExecutor, ahead: int, advance: A
 
 
 def _checked_blocks(entry: Entry, spec: ArraySpec, rows: int, advance: Advance) -> Iterator[NDArray[Any]]:
-    """The array file in blocks [chunk rows, width], padding included. Raises StoreError when its MD5 is another."""
-    path = body_path(entry.path, spec.name, 1 + len(spec.columns))
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        for _ in range(block_count(rows)):
-            data = file.read(chunk_rows(rows) * spec.row_bytes)
-            md5.update(data)
-            if len(data) < chunk_rows(rows) * spec.row_bytes:
-                break
-            yield np.frombuffer(data, spec.dtype).reshape(chunk_rows(rows), -1)
-            advance(len(data))
-        md5.update(file.read())
-    if md5.hexdigest() != entry.manifest["arrays"][spec.name]["md5"]:
-        raise StoreError(
-            f"{path}: damaged, its MD5 is not that of the manifest; the dataset was not exported. `bin/cache verify` "
-            "finds all that is damaged, with --repair removes it, and bin/build-cache then makes it again"
-        )
+    """The rows of an array's files in blocks [chunk rows, width], padding included.
+
+    Raises StoreError when the MD5 of a file is another than that of the manifest.
+    """
+    for shard, known in zip(shards(rows), entry.manifest["arrays"][spec.name]["md5"], strict=True):
+        path = body_path(entry.path, spec.name, 1 + len(spec.columns), shard.number)
+        md5, size = hashlib.md5(usedforsecurity=False), shard.chunk * spec.row_bytes
+        with path.open("rb") as file:
+            for _ in range(shard.padded // shard.chunk):
+                data = file.read(size)
+                md5.update(data)
+                if len(data) < size:
+                    break
+                yield np.frombuffer(data, spec.dtype).reshape(shard.chunk, -1)
+                advance(len(data))
+            md5.update(file.read())
+        if md5.hexdigest() != known:
+            raise StoreError(
+                f"{path}: damaged, its MD5 is not that of the manifest; the dataset was not exported. `bin/cache "
+                "verify` finds all that is damaged, with --repair removes it, and bin/build-cache then makes it again"
+            )

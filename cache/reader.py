@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.files import listing
-from cache.layout import FORMAT, SEQUENCE, SEQUENCES, STAGES, body_path, group_metadata
+from cache.layout import FORMAT, SEQUENCE, SEQUENCES, SHARD_ROWS, STAGES, array_spec, body_path, group_metadata, shards
+from cache.maps import map_array
 from cache.schema import REF, entry_fault, fault, stage_fault
 from cache.seal import unsealed
 from configs.errors import UserError
@@ -58,16 +59,27 @@ class Entry:
         """The whole array as a private (copy-on-write) memory map; nothing is read until it is touched."""
         described = self.manifest["arrays"][name]
         shape = tuple(described["shape"])
-        return np.memmap(body_path(self.path, name, len(shape)), described["dtype"], mode="c", shape=shape)
+        files = [body_path(self.path, name, len(shape), shard.number) for shard in shards(shape[0])]
+        return map_array(files, described["dtype"], shape)
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) as an array of their own, so that memory does not grow with the file."""
         shape, dtype = self.shape(name), np.dtype(self.manifest["arrays"][name]["dtype"])
         width = int(np.prod(shape[1:], dtype=np.int64))
         stop = min(stop, shape[0])
-        path = body_path(self.path, name, len(shape))
-        flat = np.fromfile(path, dtype, (stop - start) * width, offset=start * width * dtype.itemsize)
+        parts = [
+            np.fromfile(file, dtype, (last - first) * width, offset=first * width * dtype.itemsize)
+            for file, first, last in self.pieces(name, start, stop)
+        ]
+        flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
         return flat.reshape(stop - start, *shape[1:])
+
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[tuple[Path, int, int]]:
+        """The files that hold the rows [start, stop) of an array, and which of the rows in each file."""
+        shape = self.shape(name)
+        for shard in shards(shape[0])[start // SHARD_ROWS : -(-stop // SHARD_ROWS)]:
+            file = body_path(self.path, name, len(shape), shard.number)
+            yield file, max(start - shard.start, 0), min(stop - shard.start, shard.rows)
 
     def first_and_last(self, name: str) -> tuple[list[int], list[int]]:
         """The first and the last row of an array of two axes and whole numbers."""
@@ -163,15 +175,17 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
     if wrong := entry_fault(stage, manifest):
         raise _damaged(path, f"its manifest does not say what it should: {wrong}")
     for name, array in manifest["arrays"].items():
-        file = body_path(path, name, len(array["shape"]))
-        try:
-            size = file.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            if not (path / "zarr.json").exists():  # removed just now, and all of it
-                raise _no_entry(path) from None
-            raise _damaged(path, f"{file.relative_to(path)} is missing") from None
-        if size != array["bytes"]:
-            raise _damaged(path, f"{file.relative_to(path)} has {size:,} bytes, not {array['bytes']:,}")
+        row_bytes = array_spec(name, array).row_bytes
+        for shard in shards(array["shape"][0]):
+            file = body_path(path, name, len(array["shape"]), shard.number)
+            try:
+                size = file.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                if not (path / "zarr.json").exists():  # removed just now, and all of it
+                    raise _no_entry(path) from None
+                raise _damaged(path, f"{file.relative_to(path)} is missing") from None
+            if size != (expected := shard.file_bytes(row_bytes)):
+                raise _damaged(path, f"{file.relative_to(path)} has {size:,} bytes, not {expected:,}")
     return Entry(path, manifest)
 
 

@@ -47,6 +47,11 @@ def _name(text: str) -> None:
         )
 
 
+def _python(text: str) -> None:
+    if not text.endswith(".py"):
+        raise ValueError("a plug-in is a Python file, whose name ends in .py")
+
+
 RecipeName = Annotated[str, _checked(_name)]
 Timeframe = Annotated[str, _checked(timeframe_ns)]
 Duration = Annotated[str, _checked(duration_ns)]
@@ -125,9 +130,10 @@ class Window(Model):
 
 
 class Features(Model):
-    """Which feature set streams hold (pipeline/features.py)."""
+    """Which feature set streams hold (pipeline/features.py), and a user's file that adds columns to it."""
 
     set: str
+    plugin: Annotated[str, _checked(_python)] | None = None
     statistics: Literal["symbol", "pooled"]
 
 
@@ -218,8 +224,13 @@ class Recipe(Model):
         return int(_instant(self.split.train_end).timestamp()) * 10**9
 
     def differs_from(self, other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-        """Dotted keys whose values differ from `other`, a recipe as dumped earlier: (key, other's value, own value)."""
-        yield from differences(other, self.model_dump(), "data")
+        """Dotted keys whose values differ from `other`, a recipe as dumped earlier: (key, other's value, own value).
+
+        A plug-in may lie elsewhere than it did.
+        """
+        for key, old, new in differences(other, self.model_dump(), "data"):
+            if key != "data.features.plugin" or None in (old, new):
+                yield key, old, new
 
 
 def _known(field: str, names: dict[str, Any], timeframes: list[str]) -> None:

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from cache import sequence_schema
-from cache.layout import FITTED, SEQUENCES, array_spec, shard_bytes
+from cache.layout import EVERY_SYMBOL, FITTED, SEQUENCES, array_spec, shard_bytes, shard_count
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _SEQ_LEN = {str: int}
+_OWN = {"columns": [str], "lookback": int}  # columns that a user's file adds, the last ones
 _MOMENTS = {"rows": int, "until": int, "mean": {str: float}, "std": {str: float}}
 
 REF = {
@@ -25,7 +28,7 @@ REF = {
     "sources": {str: {str: str}},
     "updated": datetime,
 }
-_ARRAY = {"shape": [int], "dtype": str, "dims": [str], "attributes": dict, "bytes": int, "md5": _KEY}
+_ARRAY = {"shape": [int], "dtype": str, "dims": [str], "attributes": dict, "bytes": int, "md5": [_KEY]}
 _MANIFEST = {
     "format": str,
     "stage": str,
@@ -62,6 +65,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "features": [str],
         "reveals": [str],
         "feature_set": str,
+        "own?": _OWN,
         "statistics": _MOMENTS,
     },
     "windows": {"timeframes": [str], "seq_len": _SEQ_LEN, "candidates": int, "dropped": {str: {str: int}}},
@@ -75,6 +79,9 @@ _DETAILS: dict[str, dict[str, Any]] = {
             "hold_out?": {"from": int, "windows": {str: (int, int)}},
         },
         "features": [str],
+        "own?": _OWN,
+        "statistics": {str: {"mean": list, "std": list}},
+        "longest_gap": {str: int},
         "lengths": {str: {"windows": int, "streams": [int]}},
         "weights": {str: float},
         "left_out": {str: str},
@@ -187,7 +194,8 @@ def _array_fault(name: str, described: Any) -> str:
         spec, rows = array_spec(name, described), described["shape"][0]
         known = spec.dtype == described["dtype"] and spec.dtype[0] in "<|" and spec.dtype[1] in "iuf"
         sound = known and name.isidentifier()
-        if sound and min((rows, *spec.columns)) > 0 and described["bytes"] == shard_bytes(rows, spec.row_bytes):
+        known_size = min((rows, *spec.columns)) > 0 and described["bytes"] == shard_bytes(rows, spec.row_bytes)
+        if sound and known_size and len(described["md5"]) == shard_count(rows):
             return ""
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         pass
@@ -222,6 +230,14 @@ def _datasets(manifest: dict[str, Any]) -> Iterator[str]:
     if not symbols or not manifest["timeframes"]:
         yield "there is no symbol, or no timeframe"
     yield from _lengths(manifest)
+    if list(manifest["longest_gap"]) != manifest["timeframes"][1:]:
+        yield "longest_gap is not of the timeframes but the base"
+    if list(manifest["statistics"]) not in ([EVERY_SYMBOL], list(symbols)):
+        yield "statistics are not of the symbols"
+    shape = len(manifest["timeframes"]), len(manifest["features"])
+    for symbol, moments in manifest["statistics"].items():
+        if not all(_is_table(moment, shape) for moment in moments.values()):
+            yield f"statistics.{symbol} are not of the timeframes and features"
     for symbol, keys in symbols.items():
         if list(keys["streams"]) != manifest["timeframes"]:
             yield f"components.inputs.{symbol}.streams are not of the timeframes"
@@ -234,6 +250,15 @@ def _datasets(manifest: dict[str, Any]) -> Iterator[str]:
         lengths = manifest["lengths"].get(symbol, {"streams": ()})
         if len(lengths["streams"]) != len(manifest["timeframes"]):
             yield f"lengths.{symbol} are not of the timeframes"
+
+
+def _is_table(rows: list[Any], shape: tuple[int, int]) -> bool:
+    """Whether these are so many rows of so many numbers; thousands of symbols have hundreds of thousands of them."""
+    try:
+        table = np.array(rows)
+    except ValueError:
+        return False
+    return table.shape == shape and table.dtype.kind in "if"
 
 
 def _lengths(manifest: dict[str, Any]) -> Iterator[str]:

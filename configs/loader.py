@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from configs.errors import ConfigError
 
 SECTIONS = ("data", "model", "masking", "loss", "classify", "training")
+PLUGINS = (("data", "features", "plugin"), ("training", "task"))  # where a user's own Python file may be named
 COMMAND_LINE = "command line"
 SHIPPED = Path(__file__).parent
 
@@ -112,6 +113,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if unknown:
         where = next((f for k, f in origins.items() if k.split(".")[0] == unknown[0]), str(found))
         raise ConfigError(f"{where}: {unknown[0]} is not a known section{_nearest(unknown[0], SECTIONS)}")
+    for place in PLUGINS:
+        _from_its_file(values, origins, place)
     return Config(found, values, origins, tuple(overrides))
 
 
@@ -131,6 +134,18 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, An
             yield from differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
     elif old != new:
         yield at, old, new
+
+
+def _from_its_file(values: dict[str, Any], origins: Mapping[str, str], key: Sequence[str]) -> None:
+    """Make the path of a Python file absolute: it is told from where the file lies that names it."""
+    place: Any = values
+    for part in key[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    named = place.get(key[-1]) if isinstance(place, dict) else None
+    if isinstance(named, str) and named.endswith(".py"):
+        origin = origins[".".join(key)]
+        folder = Path() if origin == COMMAND_LINE else Path(origin).parent
+        place[key[-1]] = str((folder / named).absolute())
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.reader import Entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from configs.errors import UserError
@@ -29,6 +30,13 @@ class Dropped:
     candidates: int = 0
     kept: int = 0
 
+    @staticmethod
+    def of(windows: Entry) -> "Dropped":
+        """Those of the windows of an entry, to be counted on."""
+        known = windows.manifest
+        counts = [[known["dropped"][name][rule] for rule in RULES] for name in known["timeframes"]]
+        return Dropped(np.array(counts, np.int64), known["candidates"], windows.shape("time")[0])
+
     def table(self, timeframes: list[str]) -> dict[str, dict[str, int]]:
         """For the manifest: {timeframe: {rule: windows}}."""
         return {
@@ -38,19 +46,23 @@ class Dropped:
 
 
 def align(
-    bars: Mapping[str, BarSeries], recipe: Recipe, dropped: Dropped
+    bars: Mapping[str, BarSeries], recipe: Recipe, dropped: Dropped, first: int = 0
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
     """Blocks of windows, in order of time: ends int32 [n, S] and decision times int64 ns UTC [n].
 
-    `bars` holds one series a timeframe, the base first; `dropped` is filled on the way.
+    `bars` holds one series a timeframe, the base first; `dropped` is filled on the way. Decision times are the closes
+    of the base bars from `first` on.
     """
     base, *others = (bars[name] for name in recipe.timeframes)
     pointers = np.zeros(len(recipe.timeframes), np.int64)
+    if first:
+        before = int(base.rows("close_time", first - 1, first)[0])
+        pointers[:] = [first, *(series.completed_by(before) for series in others)]
     seq_lens = np.array(list(recipe.seq_lens.values()), np.int64)
     unlimited = str(10**6) + "w"
     limits = recipe.window.max_staleness
     staleness = np.array([min(duration_ns(limits.get(n, unlimited)), 2**62) for n in recipe.timeframes], np.int64)
-    for start, stop in base.ranges():
+    for start, stop in base.ranges(first):
         lookback = min(start, int(seq_lens[0]))
         base_open = base.rows("open_time", start - lookback, stop)
         base_close = base.rows("close_time", start - lookback, stop)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.layout import TIME_ATTRIBUTES, ArraySpec
-from cache.reader import open_entry
+from cache.reader import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.writer import EntryWriter
@@ -15,9 +15,21 @@ from configs.errors import UserError
 from pipeline.align import Dropped, align, explain_empty
 from pipeline.bars import Block, ReadLog, read_bars
 from pipeline.children import base_rows
+from pipeline.continuing import base_bars_before, entry_before
 from pipeline.dataset import describe_dataset
-from pipeline.derive import derive_bars
-from pipeline.features import Moments, feature_set, fit_moments, fit_statistics, normalised, scaled
+from pipeline.derive import bucket_bounds, derive_bars
+from pipeline.features import (
+    FeatureSet,
+    Moments,
+    Statistics,
+    feature_set,
+    fit_moments,
+    fit_statistics,
+    normalised,
+    scaled,
+    sum_of_moments,
+)
+from pipeline.fields import stream_fields
 from pipeline.plan import Node
 from pipeline.series import BarSeries
 from pipeline.sources import check_source
@@ -27,6 +39,8 @@ from pipeline.way import Advance, Builder
 
 def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
     log, timeframe = ReadLog(), str(node.timeframe)
+    before = entry_before("bars", node.earlier, recipe.base, store)
+    first_open, last_close = (before.manifest[name] if before else 0 for name in ("first_open", "last_close"))
     if node.file is not None:
         blocks: Iterable[Block] = read_bars(
             node.file.path, recipe.source, timeframe, node.file.rows, log, node.file.divided
@@ -34,12 +48,15 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
         origin = node.file.path.name
     else:
         base = BarSeries(store, node.components.inputs["bars"])
-        blocks = derive_bars(base.blocks(), timeframe, recipe.source.session)
+        whence = 0
+        if before:
+            opened = int(before.rows("open_time", before.shape("open_time")[0] - 1, before.shape("open_time")[0])[0])
+            whence = base.opened_before(int(bucket_bounds(opened, opened, timeframe, recipe.source.session)[1]))
+        blocks = derive_bars(base.blocks(whence), timeframe, recipe.source.session)
         origin = f"{timeframe} derived from {recipe.base}"
-    open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)))
-    first_open = last_close = 0
+    open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES), before)
+    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES), before)
+    ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)), before)
     for block in read_ahead(blocks):
         first_open = first_open or int(block.open_time[0])
         last_close = int(block.close_time[-1])
@@ -65,10 +82,14 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
 
 def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
     bars = {name: BarSeries(store, keys) for name, keys in node.components.inputs.items()}
-    ends = entry.array(ArraySpec("ends", "<i4", ("window", "stream"), (len(bars),)))
-    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
-    dropped = Dropped(np.zeros((len(bars), 3), np.int64))
-    for block_ends, block_time in align(bars, recipe, dropped):
+    before = entry_before("windows", node.earlier, recipe.base, store)
+    ends = entry.array(ArraySpec("ends", "<i4", ("window", "stream"), (len(bars),)), before)
+    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES), before)
+    dropped, first = Dropped(np.zeros((len(bars), 3), np.int64)), 0
+    if before and node.earlier:
+        dropped = Dropped.of(before)
+        first = base_bars_before(node.earlier, recipe.base, store)
+    for block_ends, block_time in align(bars, recipe, dropped, first):
         ends.append(block_ends)
         time.append(block_time)
         advance(len(block_time))
@@ -84,34 +105,50 @@ def _build_windows(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, 
 
 def _build_streams(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
     bars = BarSeries(store, node.components.inputs["bars"])
-    features = feature_set(recipe.features.set)
+    features = _features(node, recipe)
     where = f"{node.symbol} {node.timeframe}"
     cutoff = train_cutoff(store, node.components.inputs, recipe)
     pooled = node.components.inputs.get("statistics")
+    before = entry_before("streams", node.earlier, recipe.base, store)
+    known = before.manifest["statistics"] if before else {}
     if pooled:
         statistics, scale = read_moments(store, pooled).statistics(features, f"all symbols {node.timeframe}"), scaled
+    elif known and (known["until"], known["rows"]) == (cutoff, bars.completed_by(cutoff)):
+        statistics, scale = Statistics.of(known), normalised
     else:
         statistics, scale = fit_statistics(bars, features, bars.completed_by(cutoff), where), normalised
-    values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)))
-    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES))
-    close = entry.array(ArraySpec("close", "<f8", ("time",)))
-    blocks = scale(bars, features, statistics, where)
-    for (start, stop), (ohlc, block) in zip(bars.ranges(), blocks, strict=True):
+    if known != statistics.manifest(features.columns, cutoff):
+        before = None
+    first = before.shape("values")[0] if before else 0
+    values = entry.array(ArraySpec("values", "<f4", ("time", "feature"), (len(features.columns),)), before)
+    close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES), before)
+    close = entry.array(ArraySpec("close", "<f8", ("time",)), before)
+    blocks = scale(bars, features, statistics, where, first)
+    for (start, stop), (ohlc, block) in zip(bars.ranges(first), blocks, strict=True):
         values.append(block)
         close_time.append(bars.rows("close_time", start, stop))
         close.append(ohlc[:, 3])
         advance(len(block))
     if node.timeframe != recipe.base:
         base = BarSeries(store, node.components.inputs["base"])
-        entry.array(ArraySpec("base_rows", "<i4", ("time", "bound"), (2,))).append(base_rows(base, bars))
+        children = entry.array(ArraySpec("base_rows", "<i4", ("time", "bound"), (2,)), before)
+        children.append(base_rows(base, bars, first))
     entry.publish(
         timeframe=node.timeframe,
         nominal_length=timeframe_ns(str(node.timeframe)),
         features=list(features.columns),
         reveals=list(features.reveals),
         feature_set=recipe.features.set,
+        **features.told,
         statistics=statistics.manifest(features.columns, cutoff),
     )
+
+
+def _features(node: Node, recipe: Recipe) -> FeatureSet:
+    """The feature set that the node's key is of. Raises UserError when the user's file has changed since."""
+    if stream_fields(recipe, str(node.timeframe))["features"] != node.components.fields["features"]:
+        raise UserError(f"{recipe.features.plugin}: changed while it was at work; run the command again")
+    return feature_set(recipe.features.set, recipe.features.plugin)
 
 
 def _build_split(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
@@ -127,7 +164,11 @@ def _build_statistics(node: Node, recipe: Recipe, store: Path, entry: EntryWrite
         until = int(open_entry(store, "statistics", inputs["statistics"][0]).manifest["until"])
     else:
         bars, until = BarSeries(store, inputs["bars"]), train_cutoff(store, inputs, recipe)
-        moments = fit_moments(bars, feature_set(recipe.features.set), bars.completed_by(until))
+        rows, before = bars.completed_by(until), entry_before("statistics", node.earlier, recipe.base, store)
+        if before and (before.manifest["until"], before.manifest["rows"]) == (until, rows):
+            moments = _moments(before)
+        else:
+            moments = fit_moments(bars, _features(node, recipe), rows)
     entry.publish(
         timeframe=node.timeframe,
         until=until,
@@ -139,15 +180,19 @@ def _build_statistics(node: Node, recipe: Recipe, store: Path, entry: EntryWrite
 
 
 def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
-    entry.publish(**describe_dataset(recipe, node.components.inputs, node.left_out, store))
+    before = entry_before("datasets", node.earlier, recipe.base, store)
+    entry.publish(**describe_dataset(recipe, node.components.inputs, node.left_out, store, before))
     advance(1)
 
 
 def read_moments(store: Path, keys: Sequence[str]) -> Moments:
-    """The sum of what `statistics` entries hold, in the order of their keys."""
-    found = [open_entry(store, "statistics", key).manifest for key in keys]
-    of_each = [Moments(one["rows"], np.array(one["mean"]), np.array(one["scatter"])) for one in found]
-    return sum(of_each[1:], of_each[0])
+    """The sum of what `statistics` entries hold."""
+    return sum_of_moments(_moments(open_entry(store, "statistics", key)) for key in keys)
+
+
+def _moments(statistics: Entry) -> Moments:
+    found = statistics.manifest
+    return Moments(found["rows"], np.array(found["mean"]), np.array(found["scatter"]))
 
 
 def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -11,13 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cache.console import Console
+from cache.durable import check_interrupted, synced_at_the_end
 from cache.files import write_atomically
 from cache.locks import REMOVER, building
-from cache.reader import Dataset, Entry, open_dataset, open_entry
+from cache.reader import Dataset, Entry, StoreError, open_dataset, open_entry, read_ref
+from cache.recipe import Recipe
 from cache.recipes import AnyRecipe
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
+from pipeline.continuing import continuing
 from pipeline.explain import explain, in_short, source_paths
 from pipeline.plan import Node, Plan, Sources, blame
 from pipeline.tasks import Executor, Job, Receipt, tasks_of
@@ -59,6 +62,7 @@ def build(
         scratch_folder(store) as scratch,
         executor_of(scheduler, workers, recipe, console) as executor,
     ):
+        check_interrupted(store, console)
         with console.phase("fingerprint sources"):
             sources = way.find_sources(recipe, data_dir.absolute() if scheduler else data_dir, store)
         job = Job(recipe, store.absolute() if scheduler else store, scratch.absolute())
@@ -66,12 +70,17 @@ def build(
         built: list[str] = []
         while True:
             plan = way.make_plan(recipe, sources, left_out)
+            if isinstance(recipe, Recipe):
+                plan = continuing(plan, sources, known_files(store, recipe.name), left_out)
             explanation = explain(plan, sources, data_dir, store)
             if not built and not left_out:
                 for line in in_short(explanation):
                     console.line(line)
             missing = to_begin_with(plan, explanation.missing)
-            made = make_entries(missing, job, executor, console) if missing else Made()
+            made = Made()
+            if missing:
+                with synced_at_the_end(store, lambda: executor.write_all(job.store), console):
+                    made = make_entries(missing, job, executor, console)
             built += made.labels
             if made.faults:
                 left_out |= {symbol: str(error) for symbol, error in blame(plan, made.faults).items()}
@@ -85,6 +94,15 @@ def build(
     read = [open_entry(store, n.components.stage, n.components.key) for n in plan.nodes if n.file is not None]
     reused = len({node.label for node in plan.nodes} - set(built))
     return Outcome(open_dataset(store, recipe.name), read, reused, built)
+
+
+def known_files(store: Path, name: str) -> dict[str, set[str]]:
+    """By timeframe the MD5s of the files that the last dataset of a name was made of."""
+    try:
+        sources = read_ref(store, name)["sources"]
+    except StoreError:
+        return {}
+    return {timeframe: set(paths.values()) for timeframe, paths in sources.items()}
 
 
 @contextmanager
@@ -149,7 +167,7 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
                     console.line(f"  {symbol} done, {sum(not n for n in left.values()):,} of {len(left):,}")
 
         try:
-            executor.run(job, tasks_of(job, nodes, executor.by_symbol), heard, bar.update)
+            executor.run(job, tasks_of(job, nodes, executor.groups), heard, bar.update)
         except KeyboardInterrupt:
             raise UserError(
                 f"interrupted; {done} of {len(nodes)} entries to build are done and kept. Run the same command "

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cache.console import Console
+from cache.plugin import features_plugin
 from cache.reader import Dataset
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
@@ -32,6 +33,7 @@ from pipeline.certify_checks import (
 from pipeline.certify_rows import check_details, check_rows, stream_rows
 from pipeline.certify_streams import check_masks, check_statistics
 from pipeline.certify_windows import check_moment, draw_moments
+from pipeline.own_features import RULE
 from pipeline.series import BarSeries
 from pipeline.universe import held_out
 
@@ -64,6 +66,7 @@ def certify(
     start = end_of_training(recipe, symbols, splits["val"]["from"])
     cutoff = start - duration_ns(recipe.split.embargo)
     moments = draw_moments(recipe, symbols, splits, samples, rng)
+    proved = [evidence.proved for evidence in symbols.values() if evidence.proved]
     with ThreadPoolExecutor(1) as beside:
         statistics = beside.submit(check_statistics, symbols, cutoff, held_out(recipe, symbols))
         findings = {
@@ -89,6 +92,7 @@ def certify(
         "passed": not any(finding.faults for finding in findings.values()),
         "samples": len(moments),
         "seed": seed,
+        **({"taken_over": {proved[0].dataset: sum(one.windows for one in proved)}} if proved else {}),
         "checks": {name: findings[name].as_dict() for name in CHECKS},
     }
 
@@ -100,6 +104,7 @@ def evidence_of(dataset: Dataset, store: Path) -> dict[str, Evidence]:
             entries.windows,
             entries.streams,
             {name: BarSeries(store, keys) for name, keys in entries.windows.manifest["components"]["inputs"].items()},
+            dataset.recipe["features"].get("plugin"),
         )
         for symbol, entries in dataset.symbols.items()
     }
@@ -113,7 +118,10 @@ def certify_dataset(
     Entries that are not what the recipe says get no other check.
     """
     console = console or Console(io.StringIO())
+    plugin = features_plugin(dataset, dataset.recipe)
     recipe = Recipe.model_validate(dataset.entry.manifest["recipe"])
+    if plugin:  # may have moved since
+        recipe = recipe.model_copy(update={"features": recipe.features.model_copy(update={"plugin": str(plugin)})})
     symbols = evidence_of(dataset, store)
     found = check_details(recipe, dataset.entry, symbols)
     if found.faults:
@@ -126,12 +134,17 @@ def certify_dataset(
     return {**certificate, "passed": certificate["passed"] and not compared.faults}
 
 
-def certificate_error(certificate: Certificate, name: str) -> UserError:
+def certificate_error(certificate: Certificate, name: str, plugin: str | None = None) -> UserError:
     """The error for a dataset that does not pass: it must not be published."""
     failed = {check: result for check, result in certificate["checks"].items() if not result["passed"]}
     lines = "".join(f"\n  {check}: {result['detail']}" for check, result in failed.items())
+    cause = (
+        f"The likely cause is {plugin}: its function {RULE}"
+        if plugin
+        else "Your data cannot cause this: either an entry of the store was changed, and building into a new one "
+        "(--store) helps, or Headstart has a fault; please report these lines"
+    )
     return UserError(
         f"{name}: not published, because it does not prove that every window holds only what was known at its time."
-        f"{lines}\nYour data cannot cause this: either an entry of the store was changed, and building into a new one "
-        "(--store) helps, or Headstart has a fault; please report these lines"
+        f"{lines}\n{cause}"
     )

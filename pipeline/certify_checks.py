@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cache.reader import Entry
 from cache.recipe import Recipe, Session
 from cache.timeframes import duration_ns, format_time, timeframe_ns
+from pipeline.features import FeatureSet, feature_set
 from pipeline.series import BarSeries
 from pipeline.universe import held_out
 
@@ -25,12 +26,44 @@ _ROWS = 1 << 17  # looked at together: they stay in the processor's cache, and m
 
 
 @dataclass(frozen=True)
+class Proved:
+    """What the certificate of an earlier dataset has proved of a symbol: its first windows, and bars by timeframe.
+
+    `dataset` is its key, `ranges` are the windows of the parts of the split, `statistics` those of the streams.
+    """
+
+    dataset: str
+    windows: int
+    bars: Mapping[str, int]
+    ranges: Mapping[str, tuple[int, int]]
+    statistics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """What a dataset holds of one symbol: its windows, and by timeframe, base first, its streams and their bars."""
+    """What a dataset holds of one symbol: its windows, and by timeframe, base first, its streams and their bars.
+
+    `plugin` is the user's file that adds columns to the streams; `proved` need not be proved again.
+    """
 
     windows: Entry
     streams: Mapping[str, Entry]
     bars: Mapping[str, BarSeries]
+    plugin: str | None = None
+    proved: Proved | None = None
+
+    @property
+    def first(self) -> int:
+        """The first window to be proved."""
+        return self.proved.windows if self.proved else 0
+
+    def first_bar(self, timeframe: str) -> int:
+        """The first bar to be proved."""
+        return self.proved.bars[timeframe] if self.proved else 0
+
+    def features(self, timeframe: str) -> FeatureSet:
+        """What the stream of a timeframe holds. Raises UserError."""
+        return feature_set(self.streams[timeframe].manifest["feature_set"], self.plugin)
 
     def count_by(self, timeframe: str, name: str, instant: int, side: Literal["left", "right"] = "right") -> int:
         """How many bars have a time `name` at or before an instant (`side` left: before it).
@@ -60,6 +93,13 @@ class Finding:
         return {"passed": not self.faults, "checked": self.checked, "detail": detail}
 
 
+def taken_over(symbols: Mapping[str, Evidence]) -> str:
+    """Words for the windows that need no proof."""
+    proved = [evidence.proved for evidence in symbols.values() if evidence.proved]
+    count = sum(one.windows for one in proved)
+    return f"; {count:,} before them are those of dataset {proved[0].dataset}, which proved it" if proved else ""
+
+
 def end_of_training(recipe: Recipe, symbols: Mapping[str, Evidence], claimed: int) -> int:
     """T0: the stated instant, or the close of the last of the first 1 − val_fraction of all base bars.
 
@@ -84,10 +124,19 @@ def check_completion(recipe: Recipe, symbols: Mapping[str, Evidence]) -> Finding
     found = Finding()
     for symbol, evidence in symbols.items():
         for name, series in evidence.bars.items():
-            found.faults += _early_bars(f"{symbol} {name}", name, evidence.derived(name), recipe.source.session, series)
-        count, before = evidence.windows.shape("time")[0], -(2**62)
-        found.checked += count
-        for time, ends in _blocks(evidence.windows, 0, count, "time", "ends"):
+            found.faults += _early_bars(
+                f"{symbol} {name}",
+                name,
+                evidence.derived(name),
+                recipe.source.session,
+                series,
+                evidence.first_bar(name),
+            )
+        first, count, before = evidence.first, evidence.windows.shape("time")[0], -(2**62)
+        if first:
+            before = int(evidence.windows.rows("time", first - 1, first)[0])
+        found.checked += count - first
+        for time, ends in _blocks(evidence.windows, first, count, "time", "ends"):
             if (np.diff(time, prepend=before) <= 0).any():
                 found.faults.append(f"{symbol}: the windows are not in order of their decision times")
             before = int(time[-1])
@@ -95,7 +144,7 @@ def check_completion(recipe: Recipe, symbols: Mapping[str, Evidence]) -> Finding
                 found.faults += _wrong_ends(symbol, name, length, evidence.bars[name], time, ends[:, column])
     found.detail = (
         f"all {found.checked:,} windows end, in every timeframe, with the last bar that was over at their time"
-    )
+    ) + taken_over(symbols)
     return found
 
 
@@ -134,11 +183,15 @@ def _wrong_ends(
             yield f"{symbol} {name} at {format_time(time[at_window[at]])}: the window {what} {format_time(closed)}"
 
 
-def _early_bars(where: str, timeframe: str, derived: bool, session: Session | None, series: BarSeries) -> Iterator[str]:
-    """Bars that are not in order of time, or count as over before they can be."""
+def _early_bars(
+    where: str, timeframe: str, derived: bool, session: Session | None, series: BarSeries, first: int
+) -> Iterator[str]:
+    """Bars from row `first` on that are not in order of time, or count as over before they can be."""
     length = timeframe_ns(timeframe)
     last_opened = last_closed = -(2**62)
-    for start in range(0, len(series), _ROWS):
+    if first:
+        last_opened, last_closed = (int(series.rows(x, first - 1, first)[0]) for x in ("open_time", "close_time"))
+    for start in range(first, len(series), _ROWS):
         opened, closed = (
             series.rows(name, start, min(start + _ROWS, len(series))) for name in ("open_time", "close_time")
         )
@@ -203,23 +256,30 @@ def check_purge(recipe: Recipe, symbols: Mapping[str, Evidence], splits: Mapping
                 f"{count:,}; these ranges overlap or lie outside"
             )
             continue
-        found.checked += stop - first + end - begin
-        latest = max((int(time.max()) for (time,) in _blocks(evidence.windows, first, stop, "time")), default=cutoff)
+        if evidence.proved and evidence.proved.ranges["train"] == (first, stop):
+            trained = stop
+        else:
+            trained = first
+        validated = begin
+        if evidence.proved and evidence.proved.ranges["hold_out" if symbol in held else "val"][0] == begin:
+            validated = min(max(begin, evidence.first), end)
+        found.checked += stop - trained + end - validated
+        latest = max((int(time.max()) for (time,) in _blocks(evidence.windows, trained, stop, "time")), default=cutoff)
         if latest > cutoff:
             found.faults.append(
                 f"{symbol} {recipe.base} at {format_time(latest)}: a training window is decided after training ends, "
                 f"{format_time(cutoff)}"
             )
         known = len(found.faults)
-        if end > begin:
-            found.faults += _unpurged(symbol, recipe, evidence, (begin, end), start)
+        if end > validated:
+            found.faults += _unpurged(symbol, recipe, evidence, (validated, end), start)
         if len(found.faults) == known:
             train = None if symbol in held else (first, stop)
             found.faults += _other_ranges(symbol, recipe, evidence, train, (begin, end), cutoff, start)
     found.detail = (
         f"{found.checked:,} windows: those for training are decided by {format_time(cutoff)}, and those for validation "
         f"hold no bar that opened before {format_time(start)}"
-    )
+    ) + taken_over(symbols)
     return found
 
 

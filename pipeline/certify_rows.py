@@ -31,7 +31,7 @@ def stream_rows(symbols: Mapping[str, Evidence]) -> int:
 
 def check_details(recipe: Recipe, dataset: Entry, symbols: Mapping[str, Evidence]) -> Finding:
     """What the manifests say of the entries is what the recipe says, and what their keys stand for. Quick."""
-    found, features = Finding(), feature_set(recipe.features.set)
+    found, features = Finding(), feature_set(recipe.features.set, recipe.features.plugin)
 
     def compare(where: str, manifest: Mapping[str, Any], fields: dict[str, Any], **expected: Any) -> None:
         for field, value in expected.items():
@@ -63,12 +63,14 @@ def check_rows(recipe: Recipe, symbols: Mapping[str, Evidence], advance: Callabl
 
     The manifests must be as check_details wants them.
     """
-    found, reveals = Finding(), list(feature_set(recipe.features.set).reveals)
+    found, features = Finding(), feature_set(recipe.features.set, recipe.features.plugin)
+    hidden = {"reveals": list(features.reveals), "own": features.told.get("own")}
     for where, name, evidence in _streams(symbols):
         found.checked += 1
         stream, bars = evidence.streams[name], evidence.bars[name]
-        if (stored := stream.manifest["reveals"]) != reveals:
-            found.faults.append(f"{where}: its manifest has reveals = {stored}, where the recipe gives {reveals}")
+        for field, given in hidden.items():
+            if (stored := stream.manifest.get(field)) != given:
+                found.faults.append(f"{where}: its manifest has {field} = {stored}, where the recipe gives {given}")
         if evidence.derived(name):
             found.faults += _wrong_bars(where, evidence.bars[recipe.base], bars, name, recipe)
         arrays = {"values", "close_time", "close"} | ({"base_rows"} if name != recipe.base else set())
@@ -97,7 +99,8 @@ def _stream_again(
     stream: Entry, bars: BarSeries, base: BarSeries | None, timeframe: str, recipe: Recipe
 ) -> Iterator[Rows]:
     """All rows of a stream in blocks, scaled as its manifest says."""
-    features, moments = feature_set(recipe.features.set), stream.manifest["statistics"]
+    features = feature_set(recipe.features.set, recipe.features.plugin)
+    moments = stream.manifest["statistics"]
     mean, std = (np.array([moments[kind][column] for column in features.columns]) for kind in ("mean", "std"))
     unused, low = np.zeros_like(mean), 0
     few = max(BLOCK_ROWS * timeframe_ns(recipe.base) // timeframe_ns(timeframe), 1)  # bars, to hold few base bars

@@ -19,7 +19,6 @@ from pipeline.bars import Block
 from pipeline.certify_checks import Evidence
 from pipeline.certify_streams import Stretch, raw_features
 from pipeline.derive import derive_bars
-from pipeline.features import FeatureSet, feature_set
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,17 @@ def draw_moments(
     samples: int,
     rng: np.random.Generator,
 ) -> list[Moment]:
-    """About `samples` windows of all parts and symbols, none twice; all there are, if so many are wanted.
+    """About `samples` windows of all parts and symbols, none twice; all there are to prove, if so many are wanted.
 
     First come the first and the last of every part of as many symbols as may take half of them (one at least); then
     windows at which a bar of a longer timeframe has just closed, the ones before those, and any, in turn.
     """
     order = [list(symbols)[i] for i in rng.permutation(len(symbols))]
     ranges = {name: [(symbol, *part["windows"][symbol]) for symbol in order] for name, part in splits.items()}
+    ranges = {
+        name: [(symbol, max(first, symbols[symbol].first), stop) for symbol, first, stop in parts]
+        for name, parts in ranges.items()
+    }
     ranges = {name: [part for part in parts if part[2] > part[1]] for name, parts in ranges.items()}
     parts = [part for of_part in ranges.values() for part in of_part]
     if sum(stop - first for _, first, stop in parts) <= samples:
@@ -102,7 +105,7 @@ def check_moment(recipe: Recipe, evidence: Evidence, moment: Moment, rng: np.ran
 def _beginnings(recipe: Recipe, evidence: Evidence, ends: Mapping[str, int]) -> dict[str, int]:
     """The row of each series at which the bars begin from which a window is made: its length and a lookback before."""
     return {
-        name: min(max(ends[name] - length - _features(evidence, name).lookback, 0), len(evidence.bars[name]) - 1)
+        name: min(max(ends[name] - length - evidence.features(name).lookback, 0), len(evidence.bars[name]) - 1)
         for name, length in recipe.seq_lens.items()
     }
 
@@ -191,22 +194,18 @@ def _differences(
             stored = evidence.streams[name].rows(array, ends[name] - length, ends[name])
             again = values[end - length : end]
             if stored.tobytes() != again.tobytes():
-                yield name, _difference(array, stored, again, _features(evidence, name).columns)
+                yield name, _difference(array, stored, again, evidence.features(name).columns)
                 break
 
 
 def _stream(evidence: Evidence, timeframe: str, bars: Block) -> dict[str, NDArray[Any]]:
     """The rows of a stream that stand on these bars."""
-    features, statistics = _features(evidence, timeframe), evidence.streams[timeframe].manifest["statistics"]
+    features, statistics = evidence.features(timeframe), evidence.streams[timeframe].manifest["statistics"]
     mean, std = (np.array([statistics[kind][column] for column in features.columns]) for kind in ("mean", "std"))
     raw = raw_features(bars, features)
     values = np.empty(raw.shape, np.float32)
     kernels.normalise(raw, mean, std, 0, values, np.zeros_like(mean), np.zeros_like(mean))
     return {"close_time": bars.close_time, "close": bars.ohlc[:, 3], "values": values}
-
-
-def _features(evidence: Evidence, timeframe: str) -> FeatureSet:
-    return feature_set(evidence.streams[timeframe].manifest["feature_set"])
 
 
 _NAMES = ("open_time", "close_time", "ohlc")

@@ -7,17 +7,26 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, as_completed
 
 from cache.console import Console
+from cache.durable import write_all
 from configs.errors import UserError
 from pipeline.tasks import Advance, Job, Receipt, Task, do
 
 LOCAL = "local"
 _SECONDS = 30  # to find a scheduler
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 10,
+    "distributed.admin.tick.limit": "60s",
+    # Dask's own setting has malloc give freed memory back at once: half as much processor time again for page faults
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1},
+    "distributed.worker.profile.enabled": False,
+}
 
 
 class Cluster:
@@ -26,10 +35,15 @@ class Cluster:
     A worker that dies costs the tasks it was at, which others do again, and nothing that it has finished.
     """
 
-    by_symbol = True  # a task costs the scheduler about a millisecond, as much as a small entry takes to make
-
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, workers: int) -> None:
         self.client = client
+        self.groups: int | None = (
+            16 * workers
+        )  # a task costs some 4 ms, in the scheduler and here, as much as a small entry
+
+    def write_all(self, store: Path) -> None:
+        """See pipeline.tasks.Executor."""
+        self.client.run(write_all, store)
 
     def run(self, job: Job, tasks: Sequence[Task], heard: Callable[[Receipt], None], advance: Advance) -> None:
         """See pipeline.tasks.Executor; rows count when their task is done."""
@@ -58,7 +72,7 @@ def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]
     Raises UserError when the scheduler cannot be reached.
     """
     logging.getLogger("distributed").setLevel(logging.ERROR)  # a lost worker is told by us
-    with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.admin.tick.limit": "60s"}):
+    with dask.config.set(_SETTINGS):
         if scheduler == LOCAL:
             with (
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0") as here,
@@ -80,4 +94,4 @@ def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]
 def _told(client: Client, console: Console) -> Cluster:
     count = len(client.scheduler_info(n_workers=-1)["workers"])
     console.line(f"  Dask: {count} worker{'s' * (count != 1)}, dashboard {client.dashboard_link}")
-    return Cluster(client)
+    return Cluster(client, count)

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.reader import open_entry
+import numpy as np
+
+from cache.layout import EVERY_SYMBOL
+from cache.reader import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from pipeline.certify import certificate_error, certify
 from pipeline.certify_checks import Evidence
+from pipeline.certify_earlier import with_proved
 from pipeline.consistency import consistency, describe
 from pipeline.features import feature_set
 from pipeline.plausible import warnings
@@ -16,19 +20,26 @@ from pipeline.series import BarSeries
 from pipeline.split import explain_empty_part, split_windows, train_end
 from pipeline.universe import Faults, held_out, weights
 
+FURTHER_WINDOWS = 4  # where an earlier dataset has proved the others
 CERTIFIED_WINDOWS = 16  # what every build can afford; `bin/cache certify` makes more of them again
 
 
-def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], left_out: Faults, store: Path) -> dict[str, Any]:
+def describe_dataset(
+    recipe: Recipe, entries: Mapping[str, Any], left_out: Faults, store: Path, earlier: Entry | None
+) -> dict[str, Any]:
     """What the manifest of a dataset says, given the keys of its entries by symbol, and why others were left out.
 
+    What the certificate of an `earlier` dataset, of fewer files, has proved is not proved again.
     Raises UserError when a part of the split has no windows, or when the certificate fails.
     """
-    symbols = {symbol: _evidence(keys, store) for symbol, keys in entries.items()}
+    features = feature_set(recipe.features.set, recipe.features.plugin)
+    symbols = {symbol: _evidence(keys, store, recipe.features.plugin) for symbol, keys in entries.items()}
     splits, purged = _splits(recipe, symbols, store)
-    certificate = certify(recipe, symbols, splits, CERTIFIED_WINDOWS, 0)
+    symbols = with_proved(earlier, symbols, splits, store)
+    known = any(evidence.proved for evidence in symbols.values())
+    certificate = certify(recipe, symbols, splits, FURTHER_WINDOWS if known else CERTIFIED_WINDOWS, 0)
     if not certificate["passed"]:
-        raise certificate_error(certificate, recipe.name)
+        raise certificate_error(certificate, recipe.name, recipe.features.plugin)
     reports = {symbol: _consistency(recipe, evidence) for symbol, evidence in symbols.items()}
     doubts = [text for symbol, evidence in symbols.items() for text in warnings(symbol, evidence.bars[recipe.base])]
     doubts += [
@@ -42,7 +53,10 @@ def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], left_out: Fault
         "seq_len": recipe.seq_lens,
         "splits": splits,
         "purged": purged,
-        "features": list(feature_set(recipe.features.set).columns),
+        "features": list(features.columns),
+        **features.told,
+        "statistics": _statistics(recipe, symbols),
+        "longest_gap": _longest_gap(recipe, symbols, int(splits["train"]["until"])),
         "lengths": {
             symbol: {
                 "windows": one.windows.shape("time")[0],
@@ -59,12 +73,13 @@ def describe_dataset(recipe: Recipe, entries: Mapping[str, Any], left_out: Fault
     }
 
 
-def _evidence(keys: Mapping[str, Any], store: Path) -> Evidence:
+def _evidence(keys: Mapping[str, Any], store: Path, plugin: str | None) -> Evidence:
     windows = open_entry(store, "windows", keys["windows"])
     return Evidence(
         windows,
         {name: open_entry(store, "streams", key) for name, key in keys["streams"].items()},
         {name: BarSeries(store, shards) for name, shards in windows.manifest["components"]["inputs"].items()},
+        plugin,
     )
 
 
@@ -79,19 +94,46 @@ def _splits(recipe: Recipe, symbols: Mapping[str, Evidence], store: Path) -> tup
     after = {symbol: [begin, counts[symbol]] for symbol, (_, begin) in bounds.items()}
     none = {symbol: [count, count] for symbol, count in counts.items()}
     val = after | {symbol: none[symbol] for symbol in held}
-    for part, ranges in (("training", train), ("validation", val)):
+    hold_out = none | {symbol: after[symbol] for symbol in held}
+    parts = [("training", train, symbols), ("validation", val, symbols), ("held-out", hold_out, held)]
+    for part, ranges, of in parts if held else parts[:2]:
         if not any(stop > begin for begin, stop in ranges.values()):
-            windows = {symbol: one.windows for symbol, one in symbols.items()}
-            raise explain_empty_part(
-                part, start, windows, {symbol: one.bars for symbol, one in symbols.items()}, recipe
-            )
+            windows = {symbol: symbols[symbol].windows for symbol in of}
+            raise explain_empty_part(part, start, windows, {symbol: symbols[symbol].bars for symbol in of}, recipe)
     splits: dict[str, dict[str, Any]] = {
         "train": {"until": start - duration_ns(recipe.split.embargo), "windows": train},
         "val": {"from": start, "windows": val},
-        **({"hold_out": {"from": start, "windows": none | {symbol: after[symbol] for symbol in held}}} if held else {}),
+        **({"hold_out": {"from": start, "windows": hold_out}} if held else {}),
     }
     used = [part["windows"] for part in splits.values()]
     return splits, {symbol: n - sum(of[symbol][1] - of[symbol][0] for of in used) for symbol, n in counts.items()}
+
+
+def _statistics(recipe: Recipe, symbols: Mapping[str, Evidence]) -> dict[str, Any]:
+    """By what streams are scaled: mean and deviation by timeframe, of every symbol, or of `*`, which is all."""
+    pooled = recipe.features.statistics == "pooled"
+    named = {EVERY_SYMBOL: next(iter(symbols.values()))} if pooled else symbols
+    return {
+        symbol: {
+            moment: [list(stream.manifest["statistics"][moment].values()) for stream in one.streams.values()]
+            for moment in ("mean", "std")
+        }
+        for symbol, one in named.items()
+    }
+
+
+def _longest_gap(recipe: Recipe, symbols: Mapping[str, Evidence], until: int) -> dict[str, int]:
+    """The longest time in training from the close of a bar to that of the next, ns, of every timeframe but the base.
+
+    In no training window a timeframe's newest bar was as old as that.
+    """
+    longest = dict.fromkeys(recipe.timeframes[1:], 0)
+    for one in symbols.values():
+        for name in longest:
+            close_time = one.streams[name].array("close_time")
+            known = close_time[: np.searchsorted(close_time, until, side="right")]
+            longest[name] = max(longest[name], int(np.diff(known).max(initial=0)))
+    return longest
 
 
 def _consistency(recipe: Recipe, evidence: Evidence) -> dict[str, Any]:

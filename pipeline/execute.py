@@ -17,6 +17,6 @@ def build_node(node: Node, recipe: AnyRecipe, store: Path, advance: Advance, wai
     """
     with entry_lock(store, node.components, waiting) as wanted:
         if wanted:
-            with EntryWriter(store, node.components) as entry:
+            with EntryWriter(store, node.components, synced=False) as entry:
                 way_of(recipe).builders[node.components.stage](node, recipe, store, entry, advance)
     return wanted

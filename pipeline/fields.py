@@ -52,13 +52,15 @@ def window_fields(recipe: Recipe) -> dict[str, Any]:
 
 def stream_fields(recipe: Recipe, timeframe: str) -> dict[str, Any]:
     """What decides a stream, beside its bars."""
-    name = recipe.features.set
+    chosen = recipe.features
+    features = feature_set(chosen.set, chosen.plugin)
     return {
         "timeframe": timeframe,
         "features": {
-            "set": name,
-            "version": feature_set(name).version,
-            "statistics": recipe.features.statistics,
+            "set": chosen.set,
+            "version": features.version,
+            "statistics": chosen.statistics,
+            **features.code,
         },
         "split": split_fields(recipe),
     }

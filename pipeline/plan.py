@@ -13,7 +13,7 @@ from configs.errors import UserError
 from pipeline.fields import dataset_fields, derived_fields, source_fields, stream_fields, window_fields
 from pipeline.universe import Faults, held_out, unusable
 
-STAGE_VERSIONS = {"bars": 2, "splits": 1, "statistics": 1, "streams": 3, "windows": 2, "datasets": 3}
+STAGE_VERSIONS = {"bars": 2, "splits": 1, "statistics": 2, "streams": 3, "windows": 2, "datasets": 4}
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,23 @@ class SourceFile:
 Sources = Mapping[str, Mapping[str, Sequence[SourceFile]]]  # by symbol and timeframe; without any: they are missing
 
 
+Shards = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An entry of fewer files. `shards` has by timeframe the keys of the bars of files: its own, and all there are."""
+
+    key: str
+    shards: Shards
+
+
 @dataclass(frozen=True)
 class Node:
-    """One entry to have: its components, and what they do not say but its making needs."""
+    """One entry to have: its components, and what they do not say but its making needs.
+
+    If the `earlier` entry is there, its rows need not be made again.
+    """
 
     components: Components
     needs: tuple[str, ...]  # keys of nodes that come before
@@ -48,6 +62,7 @@ class Node:
     timeframe: str | None = None
     file: SourceFile | None = None
     left_out: Faults = field(default_factory=dict)
+    earlier: Earlier | None = None
 
     @property
     def label(self) -> str:
@@ -212,7 +227,7 @@ def _pooled(
     for name in recipe.timeframes:
         fields = stream_fields(recipe, name)
         of_symbols = []
-        # sums depend on their order: that of the bars' keys, so that the names of symbols do not matter
+        # in the order of the bars' keys, so that the names of symbols do not matter
         for symbol, of_symbol in sorted(keys.items(), key=lambda one: one[1][name]):
             inputs = {"bars": of_symbol[name], **split}
             needs = tuple(key for some in inputs.values() for key in some)

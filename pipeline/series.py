@@ -1,5 +1,6 @@
 """Bars of one symbol and timeframe as one series, however many shards (entries) they lie in."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,14 @@ class BarSeries:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Row ranges of at most `BLOCK_ROWS` that cover the series."""
-        for start in range(0, len(self), BLOCK_ROWS):
+    def ranges(self, first: int = 0) -> Iterator[tuple[int, int]]:
+        """Row ranges of at most `BLOCK_ROWS` that cover the series from row `first` on."""
+        for start in range(first, len(self), BLOCK_ROWS):
             yield start, min(start + BLOCK_ROWS, len(self))
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, first: int = 0) -> Iterator[Block]:
         """The bars themselves, in the same ranges."""
-        for start, stop in self.ranges():
+        for start, stop in self.ranges(first):
             yield self.between(start, stop)
 
     def between(self, start: int, stop: int) -> Block:
@@ -67,11 +68,8 @@ class BarSeries:
 
     def completed_by(self, instant: int) -> int:
         """Number of bars that closed at or before `instant` (ns UTC)."""
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if int(self.rows("close_time", middle, middle + 1)[0]) <= instant:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return bisect_right(range(len(self)), instant, key=lambda at: int(self.rows("close_time", at, at + 1)[0]))
+
+    def opened_before(self, instant: int) -> int:
+        """Number of bars that opened before `instant` (ns UTC)."""
+        return bisect_left(range(len(self)), instant, key=lambda at: int(self.rows("open_time", at, at + 1)[0]))

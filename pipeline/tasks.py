@@ -53,7 +53,10 @@ class Receipt:
 class Executor(Protocol):
     """Whatever does tasks: those that a task needs first, several at a time."""
 
-    by_symbol: bool  # whether a task holds all entries of a symbol and a stage
+    groups: int | None  # about how many tasks a stage is divided into, by symbols; None: each entry is a task
+
+    def write_all(self, store: Path) -> None:
+        """Have every machine that tasks ran on write to the disk what they wrote to the store."""
 
     def run(self, job: Job, tasks: Sequence[Task], heard: Callable[[Receipt], None], advance: Advance) -> None:
         """Do all tasks. `heard` gets every receipt, in this thread, and `advance` rows, in any, as they are done.
@@ -62,8 +65,12 @@ class Executor(Protocol):
         """
 
 
-def tasks_of(job: Job, nodes: Sequence[Node], by_symbol: bool) -> list[Task]:
-    """Tasks for these nodes, each after those that it needs, which make every file of many symbols be read once."""
+def tasks_of(job: Job, nodes: Sequence[Node], groups: int | None) -> list[Task]:
+    """Tasks for these nodes, each after those that it needs, which make every file of many symbols be read once.
+
+    With `groups`, the symbols are divided into about so many, and a task holds a group's entries of a stage; windows go
+    with their bars.
+    """
     shared: dict[tuple[Path, str | None], list[Node]] = {}
     for node in nodes:
         if node.file and node.file.rows:
@@ -79,12 +86,16 @@ def tasks_of(job: Job, nodes: Sequence[Node], by_symbol: bool) -> list[Task]:
             tasks.append(Task(into.name, (), divides=tuple(files)))
             divided |= {n.components.key: replace(n, file=f) for n, f in zip(of_file, files, strict=True)}
     nodes = [divided.get(node.components.key, node) for node in nodes]
-    groups: dict[str, list[Node]] = {}
+    symbols = list(dict.fromkeys(node.symbol for node in nodes if node.symbol != job.recipe.name))
+    size = max(len(symbols) // groups, 1) if groups else 1
+    leader = {symbol: symbols[number - number % size] for number, symbol in enumerate(symbols)}
+    entries: dict[str, list[Node]] = {}
     for node in nodes:
         one = node.components
-        groups.setdefault(f"{one.stage} {node.symbol}" if by_symbol else one.key, []).append(node)
-    of_key = {node.components.key: name for name, group in groups.items() for node in group}
-    made = {name: Task(name, tuple(_needs(name, group, of_key)), tuple(group)) for name, group in groups.items()}
+        stage = "bars" if one.stage == "windows" else one.stage
+        entries.setdefault(f"{stage} {leader.get(node.symbol, node.symbol)}" if groups else one.key, []).append(node)
+    of_key = {node.components.key: name for name, group in entries.items() for node in group}
+    made = {name: Task(name, tuple(_needs(name, group, of_key)), tuple(group)) for name, group in entries.items()}
     return tasks + list(_in_order(made))
 
 

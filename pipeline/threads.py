@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from cache.console import Console
+from cache.durable import write_all
 from pipeline.tasks import Advance, Job, Receipt, Task, do
 
 
@@ -15,10 +17,14 @@ class StoppedError(Exception):
 class Threads:
     """So many threads; `load` runs in one of them, beside the first task. Each entry is a task."""
 
-    by_symbol = False
+    groups: int | None = None
 
     def __init__(self, workers: int, load: Callable[[], None], console: Console) -> None:
         self.workers, self.load, self.console = workers, load, console
+
+    def write_all(self, store: Path) -> None:
+        """See pipeline.tasks.Executor."""
+        write_all(store)
 
     def run(self, job: Job, tasks: Sequence[Task], heard: Callable[[Receipt], None], advance: Advance) -> None:
         """See pipeline.tasks.Executor."""

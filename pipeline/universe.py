@@ -43,9 +43,14 @@ def matching(symbols: Iterable[str], patterns: Iterable[str]) -> list[str]:
 
 
 def held_out(recipe: Recipe, symbols: Iterable[str]) -> list[str]:
-    """Those of these symbols that never train. Raises UserError when no other is left."""
+    """Those of these symbols that never train. Raises UserError when no other is left, or none of those meant is."""
     known = list(symbols)
     held = matching(known, recipe.universe.hold_out)
+    if recipe.universe.hold_out and not held:
+        raise UserError(
+            f"{recipe.name}: data.universe.hold_out names {', '.join(recipe.universe.hold_out)}, and none of these is "
+            "left: they are excluded, or left out because they cannot be built; hold out others"
+        )
     if len(held) == len(known):
         raise UserError(
             f"{recipe.name}: data.universe.hold_out holds out all {len(known)} symbols, and none is left to train on"

@@ -60,10 +60,9 @@ class Classify:
         return dict.fromkeys(self.classes, 1 / len(self.classes))
 
     def compiled(self) -> "Classify":
-        """The same with augmentations and losses fused by torch.compile."""
+        """The same with losses fused by torch.compile."""
         fused = replace(self)
-        parts = {name: torch.compile(getattr(self, name), dynamic=False) for name in ("examples", "losses")}
-        vars(fused).update(parts)
+        vars(fused)["losses"] = torch.compile(self.losses, dynamic=False)
         return fused
 
     def build_model(self) -> Classifier:
@@ -80,8 +79,8 @@ class Classify:
         """What the model sees of windows: features, and 1 behind them where a row is padding; [B, L, F + 1]."""
         return apply_masks([x_BLF], Masks([padding_BL]), ())
 
-    def examples(self, batch: Batch, epoch: int | Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the model sees of a training batch, and the share of each class, float32 [B, C] a label."""
+    def drawn(self, batch: Batch, epoch: int | Tensor) -> list[Tensor]:
+        """What the model sees of a batch, augmented as this epoch has it; the share of each class, [B, C] a label."""
         (x_BLF,), padding_BL = batch.x, padding_of(batch)
         settings, sensor = self.config.classify.augment, self.sensor
         keys_B = window_draws(self.config.training.seed, epoch, batch.index)
@@ -91,7 +90,7 @@ class Classify:
             share_B = mixing(keys_B, sensor)
             x_BLF, shares = mixed(x_BLF, share_B), [mixed(one, share_B) for one in shares]
             padding_BL = padding_BL & padding_BL.roll(1, 0)
-        return self.inputs(x_BLF, padding_BL), shares
+        return [*self.inputs(x_BLF, padding_BL), *shares]
 
     def targets(self, label_BK: Tensor) -> list[Tensor]:
         """1 for the true class and 0 for the others, float32 [B, C] a label, of int64 [B, labels]."""
@@ -109,10 +108,10 @@ class Classify:
         }
         return {"loss": torch.stack([*terms.values()]).mean(), **terms}
 
-    def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int | Tensor) -> dict[str, Tensor]:
-        """The losses of one batch, augmented as this epoch has it."""
-        x, targets = self.examples(batch, epoch)
-        return self.losses(model(x), targets)
+    def training_losses(self, model: torch.nn.Module, batch: Batch, drawn: list[Tensor]) -> dict[str, Tensor]:
+        """The losses of one augmented batch."""
+        x_BLC, *targets = drawn
+        return self.losses(model([x_BLC]), targets)
 
     @torch.no_grad()
     def predict(self, model: torch.nn.Module, source: WindowSource, index_W: Tensor, advance: Advance) -> Predictions:
@@ -162,7 +161,7 @@ class Classify:
 
     def finish(self, model: torch.nn.Module, source: WindowSource, run: Path, advance: Advance) -> dict[str, float]:
         """Write predictions.csv of the whole validation part; its measures."""
-        predictions = self.predict(model, source, torch.arange(source.val.start, source.val.stop), advance)
+        predictions = self.predict(model, source, source.val.all(), advance)
         write_predictions(run / "predictions.csv", predictions, self.part.windows, self.classes)
         return {**self.measures(predictions), **_prefixed(self.majority(predictions.truth))}
 
@@ -210,8 +209,8 @@ def classify_task(config: TrainerConfig, dataset: Dataset, device: torch.device,
 
     Raises UserError where there are no labels, and for augmentations that the channels do not allow.
     """
-    part = part_of(dataset, fold)
-    if "label" not in part.windows.manifest["arrays"]:
+    part = part_of(dataset, fold) if dataset.folds else None
+    if part is None or "label" not in part.windows.manifest["arrays"]:
         raise UserError(f"training.task = classify needs labels, and {dataset.name} has none; set it to reconstruct")
     (stream,) = part.streams.values()
     features, statistics = tuple(stream.manifest["features"]), stream.manifest["statistics"]

@@ -14,6 +14,7 @@ from cache.locks import entry_lock
 from cache.reader import Dataset, entry_exists, open_entry
 from cache.writer import EntryWriter
 from trainer.config import TrainerConfig
+from trainer.described import told_task
 
 VERSION = 1
 
@@ -22,10 +23,11 @@ class CompiledEntry:
     """The artefacts for a configuration on a GPU, an entry of the dataset's store, or yet to become one."""
 
     def __init__(self, dataset: Dataset, config: TrainerConfig, gpu: str) -> None:
-        training = {name: getattr(config.training, name) for name in ("task", "batch_size", "precision", "accumulate")}
+        training = {name: getattr(config.training, name) for name in ("batch_size", "precision", "accumulate")}
+        training["task"] = told_task(config.training.task)
         sections = {name: getattr(config, name).model_dump() for name in ("model", "masking", "loss", "classify")}
-        streams = [stream for one in dataset.symbols.values() for stream in one.streams.values()]
-        shapes = {"seq_lens": dataset.seq_lens, "features": len(streams[0].manifest["features"])}
+        stream = next(iter(next(iter(dataset.symbols.values())).streams.values()))
+        shapes = {"seq_lens": dataset.seq_lens, "features": len(stream.manifest["features"])}
         fields = {"torch": torch.__version__, "gpu": gpu, "training": training, **sections, **shapes}
         self._store: Path = dataset.entry.path.parents[1]
         self._components = Components("compiled", VERSION, fields, {})

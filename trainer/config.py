@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from configs.loader import Config, Model
 
@@ -11,6 +11,17 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+def is_own_task(task: str) -> bool:
+    """Whether `training.task` names a user's own file."""
+    return task.endswith(".py")
+
+
+def _task(task: str) -> str:
+    if task not in ("reconstruct", "classify") and not is_own_task(task):
+        raise ValueError("a task is reconstruct, classify, or a Python file, whose name ends in .py")
+    return task
 
 
 class EncoderConfig(Model):
@@ -90,11 +101,12 @@ class ClassifyConfig(Model):
 class TrainingConfig(Model):
     """The `training:` section."""
 
-    task: Literal["reconstruct", "classify"]
+    task: Annotated[str, AfterValidator(_task)]
     init_from: str | None
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     max_epochs: Count
     overfit: Count | None
+    shuffle_block: Count | None
     steps_per_epoch: Count | None
     batch_size: Count
     accumulate: Count
@@ -107,7 +119,7 @@ class TrainingConfig(Model):
     clip_norm: Positive
     ema_decay: Share | None
     val_windows: Count
-    monitor: Literal["loss", "correlation", "score", "accuracy", "macro_f1", "binary_f1"]
+    monitor: str
     min_delta: Annotated[float, Field(ge=0)]
     patience: Count | None
     log_every: Count

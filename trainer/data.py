@@ -1,21 +1,26 @@
-"""Windows from the store's memory maps, a whole batch at a time.
+"""Windows from the store, a whole batch at a time.
 
 Two placements behind one interface: on the *device* the streams live in GPU memory and only window numbers are made
-there; on the *host* a batch is copied out of the maps into reused buffers, pinned where a GPU waits for them.
+there; on the *host* a batch is copied out of the store's maps or files into reused buffers, pinned where a GPU waits
+for them.
 
 Shape suffixes: B batch, S streams, L bars, F features, W windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.part import part_of
-from cache.reader import Dataset, Entry
+from cache.part import universe_of
+from cache.reader import Dataset
+from cache.rows import Kind
+from trainer.placement import Held, Placement, Read, Wanted
+from trainer.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,17 @@ class Batch:
 
     Attributes:
         index: int64 [B], the windows' numbers.
+        symbol: int64 [B], the numbers of their symbols.
         x: float32 [B, L_j, F], normalised features.
         padding: bool [B, L_j], rows before a recording begins.
-        rows: int32 [B, L_j, 2], which rows of the base stream lie in each bar, [first, past the last).
+        rows: int32 [B, L_j, 2], which rows of the symbol's base stream lie in each bar, [first, past the last).
         close_time: int64 [B, L_j], ns UTC.
         log_before: float64 [B], log close of the bar before the window (of the window's first where there is none).
         labels: int64 [B, labels], numbers of classes; without columns where the store has none.
     """
 
     index: Tensor
+    symbol: Tensor
     x: list[Tensor]
     padding: list[Tensor]
     rows: list[Tensor]
@@ -46,73 +53,85 @@ class Batch:
         return len(self.index)
 
 
-@dataclass(frozen=True)
-class Windows(Sequence[int]):
-    """The numbers of training windows: ranges in rising order, one behind another."""
-
-    ranges: tuple[range, ...]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.ranges))
-
-    def __getitem__(self, place: Any) -> Any:
-        """The window at a place; negative places count from the end."""
-        left = range(len(self))[place]
-        for one in self.ranges:
-            if left < len(one):
-                return one[left]
-            left -= len(one)
-        raise AssertionError(place)
-
-    def at(self, places: Tensor) -> Tensor:
-        """The windows at these places, int64 of the same shape; arithmetic only."""
-        numbers, passed = places + self.ranges[0].start, 0
-        for before, after in pairwise(self.ranges):
-            passed += len(before)
-            numbers = numbers + (places >= passed) * (after.start - before.stop)
-        return numbers
-
-    def first(self, count: int) -> "Windows":
-        """The first windows of the first range."""
-        return Windows((self.ranges[0][:count],))
-
-
 class WindowSource:
-    """The windows of a dataset with one symbol, or of a fold. Raises UserError for several, or where there is no such.
+    """The windows of all symbols of a dataset, or of a fold of recordings. Raises UserError where there is no such.
 
     Attributes:
         train: the windows to train on.
-        val: half-open range of the numbers of those to validate on.
+        val: those to validate on, after training, of symbols that train.
+        symbols: names of the symbols, by number.
+        begins: by symbol, the number of its first window.
         seq_lens: L_j, bars a window of each stream.
+        home: where the streams are, and window numbers are looked up.
         placement: "device" (at most half of the free GPU memory) or "host".
         reason: for the log, why, where there is a GPU.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device, kept: int = 1, fold: int | None = None) -> None:
         """`kept`: batches that stay as they are while others are fetched, where they are in the host's memory."""
-        part = part_of(dataset, fold)
-        windows, streams = part.windows, list(part.streams.values())
+        universe = universe_of(dataset, fold)
         self.device = device
+        self.symbols = universe.symbols
         self.seq_lens = tuple(dataset.seq_lens.values())
-        self.train, self.val = Windows(part.train), part.val
-        self.n_features = streams[0].shape("values")[1]
-        needed = sum(entry.bytes for entry in streams) + windows.bytes
+        self.train = Windows(universe.parts["train"], universe.weights)
+        self.val = Windows(universe.parts["val"])
+        self._held_out = Windows(universe.parts["hold_out"]) if "hold_out" in universe.parts else None
+        self.locate = universe.locate
+        self.begins = dict(zip(universe.symbols, universe.first.tolist(), strict=False))
+
+        kinds = universe.rows.kinds
+        streams = list(enumerate(zip(universe.streams, self.seq_lens, strict=True)))
+        known = [name for name in ("starts", "label") if name in kinds["windows"]]
+        timed = streams if "close_time" in kinds[streams[0][1][0]] else []
+        self.n_features = kinds[streams[0][1][0]]["values"].columns[0]
+        self._padded, self._labelled = "starts" in known, "label" in known
+        self._lists = [
+            [Wanted(of, "values", j, length) for j, (of, length) in streams],
+            [Wanted(of, "base_rows", j, length) for j, (of, length) in streams[1:]],
+            [Wanted(of, "close_time", j, length) for j, (of, length) in timed],
+            [Wanted(of, "close", j) for j, (of, _) in timed],
+            [Wanted("windows", name) for name in known],
+        ]
+        wanted = [one for of in self._lists for one in of]
+        self._buffers = [(one, kinds[one.of][one.name]) for one in wanted]
+
+        needed = sum(universe.rows.bytes(one.of, one.name) for one in [Wanted("windows", "ends"), *wanted])
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         self.placement = "device" if needed < free // 2 else "host"
         self.reason = f"streams and windows take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of the GPU are free"
-        self._home = device if self.placement == "device" else torch.device("cpu")
-        self._ends_WS = _map(windows, "ends").to(self._home)
-        lengths = list(zip(streams, self.seq_lens, strict=True))
-        self._x = [self._view(entry, "values", length) for entry, length in lengths]
-        self._rows = [self._view(entry, "base_rows", length) for entry, length in lengths[1:]]
-        timed = lengths if "close_time" in streams[0].manifest["arrays"] else []
-        self._times = [self._view(entry, "close_time", length) for entry, length in timed]
-        self._closes = [_map(entry, "close").to(self._home) for entry, _ in timed]
-        known = windows.manifest["arrays"]
-        self._of_windows = [_map(windows, name).to(self._home) for name in ("starts", "label") if name in known]
-        self._padded, self._labelled = "starts" in known, "label" in known
+        self.home = device if self.placement == "device" else torch.device("cpu")
+        self._place: Placement
+        if self.placement == "device" or len(self.symbols) == 1:
+            self._place = Held(universe, self.seq_lens, wanted, self.home)
+        else:
+            self._place = Read(universe, self.seq_lens, wanted)
         self._kept = kept
         self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
+
+    def parts(self) -> dict[str, "WindowSource"]:
+        """What is validated: as `val` this, and as `hold_out` the same with windows of symbols that never train."""
+        if self._held_out is None:
+            return {"val": self}
+        other = copy(self)
+        other.val = self._held_out
+        return {"val": self, "hold_out": other}
+
+    def overfit(self, count: int) -> None:
+        """Train, and validate, on the first windows alone."""
+        self.train = self.val = self.train.first(count)
+        self._held_out = None
+
+    def by_symbol(self, windows: Windows) -> Iterator[tuple[str, range, range]]:
+        """Windows of bars symbol by symbol: its name, which of its own windows they are, and their numbers here."""
+        for here in windows.ranges:
+            (symbol,), (own,) = self.locate(np.array([here.start]))
+            yield self.symbols[symbol], range(own, own + len(here)), here
+
+    def example(self, count: int) -> tuple[str, NDArray[np.int64], Tensor]:
+        """Some windows of the symbol that has the most in `val`: its name, their numbers among its own, and here."""
+        symbol, own, here = max(self.by_symbol(self.val), key=lambda one: len(one[1]))
+        index = spread(Windows(np.array([[here.start, here.stop]])), count + 1)[1:]  # the first say least about it
+        return symbol, index.numpy() - here.start + own.start, index
 
     def gather(self, index_B: Tensor) -> Batch:
         """The windows numbered `index_B` (int64 [B]).
@@ -123,31 +142,25 @@ class WindowSource:
 
     def fetch(self, index_B: Tensor) -> list[Tensor]:
         """What the store holds of the windows `index_B`, on the device, for `batch`."""
-        index_B = index_B.to(self._home)
-        ends_BS = self._ends_WS.index_select(0, index_B).long()
-        starts = [ends_BS[:, j] - length for j, length in enumerate(self.seq_lens)]
-        before = [(start - 1).clamp(min=0) for start in starts]
-        parts = (
-            (self._x, starts),
-            (self._rows, starts[1:]),
-            (self._times, starts),
-            (self._closes, before),
-            (self._of_windows, [index_B, index_B]),
-        )
-        wanted = [pair for sources, places in parts for pair in zip(sources, places, strict=False)]
-        first_row = starts[0].to(self.device, torch.int32)
         if self.placement == "device":
-            return [first_row, *(source.index_select(0, place) for source, place in wanted)]
-        return [first_row, *self._through_buffers(wanted)]
+            symbol, first_row, found = self._place.fetch(index_B, None)
+            return [symbol, first_row.int(), *found]
+        buffers, copied = self._next_buffers(len(index_B))
+        symbol, first_row, found = self._place.fetch(index_B.cpu(), buffers)
+        if copied is not None:
+            found = [buffer.to(self.device, non_blocking=True) for buffer in buffers]
+            copied.record()
+        return [symbol.to(self.device), first_row.to(self.device, torch.int32), *found]
 
     def batch(self, index_B: Tensor, fetched: list[Tensor]) -> Batch:
         """The batch of the windows `index_B` (on the device), of what was fetched of them."""
-        first_row, *rest = fetched
+        symbol, first_row, *rest = fetched
         found = iter(rest)
-        x, rows, times, closes = ([next(found) for _ in of] for of in (self._x, self._rows, self._times, self._closes))
+        x, rows, times, closes = ([next(found) for _ in of] for of in self._lists[:4])
         base_BL = first_row[:, None] + torch.arange(self.seq_lens[0], dtype=torch.int32, device=self.device)
         return Batch(
             index_B,
+            symbol,
             x,
             [base_BL < next(found)] if self._padded else [],
             [torch.stack([base_BL, base_BL + 1], dim=-1), *rows],
@@ -156,31 +169,17 @@ class WindowSource:
             next(found).long() if self._labelled else index_B.new_empty(len(index_B), 0),
         )
 
-    def _view(self, entry: Entry, name: str, length: int) -> Tensor:
-        """[T − L + 1, L, …]: row s is the L rows from s on, all sharing the stream's memory."""
-        values = _map(entry, name).to(self._home)
-        row, *rest = values.stride()
-        return values.as_strided((len(values) - length + 1, length, *values.shape[1:]), (row, row, *rest))
-
-    def _through_buffers(self, wanted: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        buffers, copied = self._next_buffers([source for source, _ in wanted], len(wanted[0][1]))
-        for (source, start), buffer in zip(wanted, buffers, strict=True):
-            torch.index_select(source, 0, start, out=buffer)
-        if copied is None:
-            return buffers
-        moved = [buffer.to(self.device, non_blocking=True) for buffer in buffers]
-        copied.record()
-        return moved
-
-    def _next_buffers(self, sources: list[Tensor], batch: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
+    def _next_buffers(self, batch: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Buffers whose last copy to the GPU is over; fresh ones for another batch size."""
         if not self._ring or len(self._ring[0][0][0]) != batch:
             pin = self.device.type == "cuda"
+
+            def buffer(one: Wanted, kind: Kind) -> Tensor:
+                dtype = torch.from_numpy(np.empty(0, kind.dtype)).dtype
+                return torch.empty(one.shape(kind, batch), dtype=dtype, pin_memory=pin)
+
             self._ring = [
-                (
-                    [torch.empty(batch, *one.shape[1:], dtype=one.dtype, pin_memory=pin) for one in sources],
-                    torch.cuda.Event() if pin else None,
-                )
+                ([buffer(*one) for one in self._buffers], torch.cuda.Event() if pin else None)
                 for _ in range(2 if pin else self._kept)
             ]
         self._ring.append(self._ring.pop(0))
@@ -190,11 +189,7 @@ class WindowSource:
         return buffers, copied
 
 
-def _map(entry: Entry, name: str) -> Tensor:
-    return torch.from_numpy(entry.array(name))  # the map is copy-on-write, so writable, and never written
-
-
-def spread(windows: Sequence[int], count: int) -> Tensor:
+def spread(windows: Windows, count: int) -> Tensor:
     """At most `count` window numbers spread evenly over some, int64."""
     step = max(len(windows) / count, 1)
-    return torch.tensor([windows[int(i * step)] for i in range(min(count, len(windows)))], dtype=torch.int64)
+    return windows.at(torch.tensor([int(i * step) for i in range(min(count, len(windows)))], dtype=torch.int64))

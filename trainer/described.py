@@ -5,20 +5,27 @@ that a window made from it is the store's to the last bit.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cache.keys import file_md5
 from cache.part import part_of
-from cache.reader import Dataset, Entry, StoreError, SymbolEntries, open_entry
+from cache.reader import Dataset, Entry, StoreError, open_entry
+from trainer.config import is_own_task
 
-ENCODER_FORMAT = 4
+ENCODER_FORMAT = 5
+OWN_TASK = "plug-in"
 
 
 def describe_encoder(task: str, model: dict[str, Any], dataset: Dataset, fold: int | None = None) -> dict[str, Any]:
     """All of encoder.json; `model` is that section of the configuration."""
-    made = {"format": ENCODER_FORMAT, "dataset": dataset.entry.key, "task": task}
+    made = {"format": ENCODER_FORMAT, "dataset": dataset.entry.key, "task": told_task(task)}
     return {**made, **describe_inputs(dataset, fold), "model": model}
+
+
+def told_task(task: str) -> str:
+    """A task by its name, or by the MD5 of a user's own file, wherever that lies."""
+    return f"{OWN_TASK} {file_md5(Path(task))}" if is_own_task(task) else task
 
 
 def identity(described: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +46,7 @@ def describe_inputs(dataset: Dataset, fold: int | None = None) -> dict[str, Any]
 
 def _of_bars(dataset: Dataset) -> dict[str, Any]:
     source, window = dataset.recipe["source"], dataset.recipe["window"]
-    streams = {symbol: entries.streams for symbol, entries in dataset.symbols.items()}
-    one = {name: stream.manifest for name, stream in next(iter(streams.values())).items()}
+    one = {name: stream.manifest for name, stream in next(iter(dataset.symbols.values())).streams.items()}
     base = one[dataset.timeframes[0]]
     return {
         "timeframes": dataset.timeframes,
@@ -52,34 +58,22 @@ def _of_bars(dataset: Dataset) -> dict[str, Any]:
             "set": base["feature_set"],
             "version": base["components"]["fields"]["features"]["version"],
             "columns": base["features"],
+            **base["components"]["fields"]["features"].get("plugin", {}),
         },
         "source": {"label": source["label"], "session": source["session"], "files": list(source["files"])},
         "window": {
             "min_coverage": window["min_coverage"],
             "max_staleness": window["max_staleness"],
-            "longest_gap": _longest_gaps(dataset),
+            "longest_gap": dataset.entry.manifest["longest_gap"],
         },
         "statistics": {
             symbol: {
-                name: {k: stream.manifest["statistics"][k] for k in ("mean", "std")} for name, stream in of.items()
+                name: {moment: dict(zip(base["features"], moments[moment][j], strict=True)) for moment in moments}
+                for j, name in enumerate(one)
             }
-            for symbol, of in streams.items()
+            for symbol, moments in dataset.entry.manifest["statistics"].items()
         },
     }
-
-
-def _longest_gaps(dataset: Dataset) -> dict[str, int]:
-    """The longest time in training from the close of a bar to that of the next, ns, of every timeframe but the base.
-
-    In no training window a timeframe's newest bar was as old as that.
-    """
-    until = int(dataset.splits["train"]["until"])
-
-    def longest(entries: SymbolEntries, name: str) -> int:
-        close_time = entries.streams[name].array("close_time")
-        return int(np.diff(close_time[: np.searchsorted(close_time, until, side="right")]).max(initial=0))
-
-    return {name: max(longest(of, name) for of in dataset.symbols.values()) for name in dataset.timeframes[1:]}
 
 
 def _of_recordings(dataset: Dataset, fold: int | None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ recording, as a frame → its embedding, and what it is.
     Ensemble.load("runs/imu-all").predict(recording)  # the mean over all folds
 
 Of the run's directory, encoder.json and best.safetensors are read, on any machine: no store is needed, and nothing that
-is read is executed. Windows are made by the pipeline's own functions, so that they are the store's to the last bit; for
-that the encode modules, alone in this package, import the pipeline. The training process never imports them.
+is read is executed but features.py, where the run has columns of its user's own. Windows are made by the pipeline's own
+functions, so that they are the store's to the last bit; for that the encode modules, alone in this package, import the
+pipeline. The training process never imports them.
 
 A frame of bars has columns open, high, low and close, in the units of the training data (prices, not points), and a
 pandas.DatetimeIndex with a zone. Its times mean what those of the training data's files mean: where bars begin under
@@ -31,14 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from cache.keys import file_md5
-from cache.layout import SEQUENCES
+from cache.layout import EVERY_SYMBOL, SEQUENCES
 from configs.errors import UserError
 from configs.loader import Config
 from trainer.checkpoint import load_weights
 from trainer.classifier import Classifier
 from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
-from trainer.described import identity, uneven_latents
+from trainer.described import OWN_TASK, identity, uneven_latents
 from trainer.encode_description import inputs_of, read_description
 from trainer.encode_frames import make_window
 from trainer.encode_inputs import Inputs
@@ -87,7 +88,8 @@ class Encoder:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced, and the caller's dice are theirs
             model = _model_of(described, settings)
         digest = file_md5(weights)
-        load_weights(weights, model, identity(described))
+        only = "backbone." if described["task"].startswith(OWN_TASK) else ""  # its head is its own affair
+        load_weights(weights, model, identity(described), only)
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:  # PyTorch built without CUDA asserts that it was
@@ -99,7 +101,7 @@ class Encoder:
     @cached_property
     def inputs(self) -> Inputs:
         """How windows of bars are made."""
-        return inputs_of(self.described)
+        return inputs_of(self.run, self.described)
 
     @property
     def label(self) -> str:
@@ -117,7 +119,7 @@ class Encoder:
         Args:
             bars: a frame a timeframe, each of the window's bars and one before them at least; of older ones only the
                 times are looked at. A timeframe that has no frame is derived from the base.
-            symbol: whose statistics to scale by, where the run has those of several.
+            symbol: whose statistics to scale by, where the run has those of several; pooled ones are for any symbol.
 
         Raises:
             UserError: for a frame that is not as told above, holds rows that cannot be true among those needed, is too
@@ -140,6 +142,8 @@ class Encoder:
             what = type(bars).__name__
             raise UserError(f"bars is a {what}; give a frame a timeframe, such as {{{self.inputs.base!r}: frame}}")
         known = list(self.inputs.scaling)
+        if known == [EVERY_SYMBOL]:
+            symbol = EVERY_SYMBOL
         if symbol is None and len(known) > 1:
             raise UserError(f"{self.run}: has statistics of several symbols; name one as `symbol`: {', '.join(known)}")
         if symbol is not None and symbol not in known:
@@ -276,6 +280,9 @@ def _model_of(described: dict[str, Any], settings: ModelConfig) -> WindowModel:
     if described["task"] == "classify":
         n_classes = tuple(map(len, described["classes"].values()))
         return Classifier(n_features, seq_lens, bar_lengths, settings, n_classes)
+    if described["task"].startswith(OWN_TASK):
+        n_known = 0 if described["kind"] == SEQUENCES else CLOCK_CHANNELS
+        return WindowModel(n_features, n_known, seq_lens, bar_lengths, settings)
     if described["kind"] == SEQUENCES:
         return MaskedAutoencoder(n_features, 0, seq_lens, bar_lengths, settings, n_features)
     return MaskedAutoencoder(n_features, CLOCK_CHANNELS, seq_lens, bar_lengths, settings)

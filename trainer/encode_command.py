@@ -30,10 +30,10 @@ from trainer.runs import open_run
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Windows at a time.")
 @click.option(
     "--split",
-    type=click.Choice(["all", "train", "val"]),
+    type=click.Choice(["all", "train", "val", "hold_out"]),
     default="all",
     show_default=True,
-    help="Which windows; `all` has also those purged between the other two.",
+    help="Which windows; `all` has also those purged between the others, `hold_out` those of symbols that never train.",
 )
 @click.option("--latency", is_flag=True, help="Measure how long one window takes on the CPU; needs no store.")
 @click.option("--windows", type=click.IntRange(1), default=200, show_default=True, help="Windows for --latency.")
@@ -42,10 +42,10 @@ def main(
 ) -> None:
     """Embed the windows of the dataset that RUN was trained on, with its best weights.
 
-    DIR/encode.json tells what DIR holds, and lists its parts in order of time. Each part, DIR/parts/<md5>, is a Zarr v3
-    group of `embedding` float32 [window, timeframe, latent, channel] and `time`, the decision times; xarray opens it,
-    and it is there whole or not at all. When a call is stopped, the same call goes on with what is missing. A folder
-    with embeddings of other weights, another dataset or another split is refused.
+    DIR/encode.json tells what DIR holds, and lists its parts, by symbol and in order of time. Each part,
+    DIR/parts/<md5>, is a Zarr v3 group of `embedding` float32 [window, timeframe, latent, channel] and `time`, the
+    decision times; xarray opens it, and it is there whole or not at all. When a call is stopped, the same call goes on
+    with what is missing. A folder with embeddings of other weights, another dataset or another split is refused.
     """
     if latency == (out is not None):
         raise click.UsageError("give either --out DIR, to write embeddings, or --latency")
@@ -63,10 +63,10 @@ def main(
         import torch
 
         from trainer.encode import Encoder
-        from trainer.encode_dataset import encode_dataset, shape_of, window_range
+        from trainer.encode_dataset import encode_dataset, shape_of, window_ranges
     with console.phase("load encoder"):
         encoder = Encoder.load(run, "cuda" if torch.cuda.is_available() else "cpu")
-    total = len(window_range(dataset, split))
+    total = sum(map(len, window_ranges(dataset, split).values()))
     shape = " × ".join(map(str, shape_of(encoder)))
     console.line(f"  {dataset.name}: {total:,} windows, {shape} float32 each (timeframes × latents × channels)")
     began = perf_counter()

@@ -1,12 +1,12 @@
 """Embeddings of a whole dataset, on disk:
 
-    DIR/encode.json     which run, weights, dataset and windows DIR is of, and its parts in order of time
+    DIR/encode.json     which run, weights, dataset and windows DIR is of, and its parts by symbol, in order of time
     DIR/parts/<md5>/    an entry as those of the store: a Zarr v3 group that is there whole or not at all
 
-A part holds up to 64 MB of consecutive windows: `embedding` float32 [window, timeframe, latent, channel] and `time`
-int64 [window], the decision times as CF has them. Each array is one chunk and one file, which begins with the plain
-array, so that a part can be mapped: `np.memmap(part / "embedding/c/0/0/0/0", "<f4", "r", shape=…)`. With xarray, all
-parts are one dataset:
+A part holds up to 64 MB of consecutive windows of a symbol: `embedding` float32 [window, timeframe, latent, channel]
+and `time` int64 [window], the decision times as CF has them. Each array is one chunk and one file, which begins with
+the plain array, so that a part can be mapped: `np.memmap(part / "embedding/c/0/0/0/0", "<f4", "r", shape=…)`. With
+xarray, all parts of a symbol are one dataset:
 
     parts = json.loads(Path("DIR/encode.json").read_text())["parts"]
     xarray.concat([xarray.open_zarr(f"DIR/{part['path']}", consolidated=False) for part in parts], "window")
@@ -25,11 +25,12 @@ import filelock
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec
-from cache.reader import Dataset, SymbolEntries, entry_path
+from cache.reader import Dataset, entry_path
 from cache.timeframes import format_time
 from cache.writer import EntryWriter
 from configs.errors import UserError
@@ -40,33 +41,38 @@ from trainer.encode import Encoder
 from trainer.runs import write_json
 
 PART_BYTES = 64_000_000
-PART_VERSION = 1
+PART_VERSION = 2
 Advance = Callable[[int], object]
 
 
-def encode_at(encoder: Encoder, dataset: Dataset, times: Any, batch_size: int = 64) -> Tensor:
+def encode_at(
+    encoder: Encoder, dataset: Dataset, times: Any, batch_size: int = 64, symbol: str | None = None
+) -> Tensor:
     """Embeddings of a dataset's windows at given decision times: float32 [N, S, latent_len, d_model], on the CPU.
 
     Args:
         encoder: of a run on the same kind of windows.
-        dataset: of one symbol.
+        dataset: of bars.
         times: N decision times in any order: a pandas.DatetimeIndex with a zone, or whole ns since 1970 UTC.
         batch_size: windows at a time; the last bits of an embedding depend on it.
+        symbol: whose windows, where the dataset has several symbols.
 
     Raises:
-        UserError: for a time without a window (naming the nearest), or a dataset that the encoder was not made for.
+        UserError: for a time without a window (naming the nearest), a symbol that is not there, or a dataset that the
+            encoder was not made for.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 at least")
     check_dataset(encoder, dataset)
-    numbers = window_numbers(dataset, times)
+    symbol = _named(dataset, symbol)
+    numbers = window_numbers(dataset, times, symbol)
     source = WindowSource(dataset, encoder.device)
     batches = numbers.split(batch_size) if len(numbers) else ()
-    return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, dataset, source, batches)])
+    return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, dataset, source, symbol, batches)])
 
 
-def window_numbers(dataset: Dataset, times: Any) -> Tensor:
-    """Numbers of the windows at these decision times, int64 [N]. Arguments and errors as of `encode_at`."""
+def window_numbers(dataset: Dataset, times: Any, symbol: str) -> Tensor:
+    """Which of a symbol's windows are at these decision times, int64 [N]. Arguments and errors as of `encode_at`."""
     if isinstance(times, pd.DatetimeIndex):
         if times.tz is None:
             raise UserError("times have no zone; say which it is, for example with tz_localize('UTC')")
@@ -82,8 +88,7 @@ def window_numbers(dataset: Dataset, times: Any) -> Tensor:
             f"times are {wanted.dtype}; give a pandas.DatetimeIndex with a zone, or whole nanoseconds since 1970 UTC"
         )
     wanted = wanted.astype(np.int64)
-    symbol, entries = _only(dataset)
-    known = entries.windows.array("time")
+    known = dataset.symbols[symbol].windows.array("time")
     at = np.searchsorted(known, wanted)
     there = known[np.minimum(at, len(known) - 1)] == wanted
     if not there.all():
@@ -123,30 +128,34 @@ def encode_dataset(
     """
     check_dataset(encoder, dataset)
     out = Path(out)
-    source, windows = WindowSource(dataset, encoder.device), window_range(dataset, split)
+    source, windows = WindowSource(dataset, encoder.device), window_ranges(dataset, split)
     of = {"weights": encoder.weights, "dataset": dataset.entry.key, "split": split}
-    ranges = list(part_ranges(windows, shape_of(encoder)))
-    parts = [Components("parts", PART_VERSION, {**of, "windows": [one.start, one.stop]}, {}) for one in ranges]
+    ranges = [(symbol, one) for symbol, own in windows.items() for one in part_ranges(own, shape_of(encoder))]
+    parts = [
+        Components("parts", PART_VERSION, {**of, "symbol": symbol, "windows": [one.start, one.stop]}, {})
+        for symbol, one in ranges
+    ]
     record = {
         **of,
         "run": str(encoder.run.resolve()),
         "timeframes": dataset.timeframes,
-        "shape": [len(windows), *shape_of(encoder)],
+        "shape": [sum(map(len, windows.values())), *shape_of(encoder)],
         "parts": [
-            {"path": f"parts/{part.key}", "windows": [one.start, one.stop]}
-            for part, one in zip(parts, ranges, strict=True)
+            {"path": f"parts/{part.key}", "symbol": symbol, "windows": [one.start, one.stop]}
+            for part, (symbol, one) in zip(parts, ranges, strict=True)
         ],
     }
     made = 0
     with _claimed(out, of):
         write_json(out / "encode.json", {**record, "complete": False})
-        for part, one in zip(parts, ranges, strict=True):
+        for part, (symbol, one) in zip(parts, ranges, strict=True):
             if (entry_path(out, "parts", part.key) / "zarr.json").is_file():
                 advance(len(one))
                 continue
             with EntryWriter(out, part) as entry:
-                embedded = _embedded(encoder, dataset, source, torch.arange(one.start, one.stop).split(batch_size))
-                _fill(entry, shape_of(encoder), dataset, one, embedded, advance)
+                batches = torch.arange(one.start, one.stop).split(batch_size)
+                times = dataset.symbols[symbol].windows.rows("time", one.start, one.stop)
+                _fill(entry, shape_of(encoder), times, _embedded(encoder, dataset, source, symbol, batches), advance)
                 details = {name: record[name] for name in ("run", "dataset", "timeframes")}
                 entry.publish(**details, batch_size=batch_size, device=encoder.device.type)
             made += len(one)
@@ -154,22 +163,28 @@ def encode_dataset(
     return made
 
 
-def window_range(dataset: Dataset, split: str) -> range:
-    """The windows of a split (`all` has also those purged between `train` and `val`). Raises UserError for none."""
-    symbol, entries = _only(dataset)
-    bounds = dataset.splits[split]["windows"][symbol] if split != "all" else (0, entries.windows.shape("time")[0])
-    if bounds[1] <= bounds[0]:
-        raise UserError(f"{dataset.name}: the split {split} of {symbol} has no windows; choose another --split")
-    return range(*bounds)
+def window_ranges(dataset: Dataset, split: str) -> dict[str, range]:
+    """By symbol its windows of a split (`all` has also those purged between the others). Raises UserError for none."""
+    if split == "all":
+        found = {symbol: range(one["windows"]) for symbol, one in dataset.entry.manifest["lengths"].items()}
+    else:
+        bounds = dataset.splits.get(split, {"windows": {}})["windows"]
+        found = {symbol: range(*bounds[symbol]) for symbol in dataset.symbols if symbol in bounds}
+    if not any(found.values()):
+        raise UserError(f"{dataset.name}: the split {split} has no windows; choose another --split")
+    return {symbol: own for symbol, own in found.items() if own}
 
 
-def _only(dataset: Dataset) -> tuple[str, SymbolEntries]:
-    if len(dataset.symbols) > 1:
-        raise UserError(
-            f"{dataset.name} holds {len(dataset.symbols)} symbols, and embeddings are made of one; build a dataset of "
-            f"one, for example with data.source.symbols=[{next(iter(dataset.symbols))}]"
-        )
-    return next(iter(dataset.symbols.items()))
+def _named(dataset: Dataset, symbol: str | None) -> str:
+    """The symbol that is meant. Raises UserError where that is not said, or is none of the dataset's."""
+    known = list(dataset.symbols)
+    if symbol is None and len(known) == 1:
+        return known[0]
+    if symbol not in known:
+        listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        what = f"has no symbol {symbol}" if symbol else "has several symbols; name one as `symbol`"
+        raise UserError(f"{dataset.name} {what}; they are {listed}")
+    return symbol
 
 
 def shape_of(encoder: Encoder) -> tuple[int, int, int]:
@@ -185,15 +200,16 @@ def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
         yield range(start, min(start + size, windows.stop))
 
 
-def _embedded(encoder: Encoder, dataset: Dataset, source: WindowSource, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Embeddings of batches of windows, on the CPU. Raises UserError where one is not finite."""
-    _, entries = _only(dataset)
+def _embedded(
+    encoder: Encoder, dataset: Dataset, source: WindowSource, symbol: str, batches: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Embeddings of batches of a symbol's own windows, on the CPU. Raises UserError where one is not finite."""
     for index in batches:
-        batch = source.gather(index)
+        batch = source.gather(index + source.begins[symbol])
         embedded = encoder.embed(batch.x, batch.close_time).cpu()
         whole = embedded.isfinite().flatten(1).all(dim=1)
         if not whole.all():
-            t = int(entries.windows.array("time")[index[int((~whole).int().argmax())]])
+            t = int(dataset.symbols[symbol].windows.array("time")[index[int((~whole).int().argmax())]])
             raise UserError(
                 f"{encoder.run / 'best.safetensors'}: makes numbers that are not finite of the window of "
                 f"{dataset.name} at {format_time(t)}; train again, with a lower training.lr"
@@ -204,17 +220,15 @@ def _embedded(encoder: Encoder, dataset: Dataset, source: WindowSource, batches:
 def _fill(
     entry: EntryWriter,
     shape: tuple[int, ...],
-    dataset: Dataset,
-    windows: range,
+    times: NDArray[np.int64],
     embedded: Iterable[Tensor],
     advance: Advance,
 ) -> None:
     """Write the arrays of a part."""
-    _, entries = _only(dataset)
     axes = ("window", "timeframe", "latent", "channel")
     embedding = entry.array(ArraySpec("embedding", "<f4", axes, shape, {"coordinates": "time"}))
     time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
-    time.append(entries.windows.rows("time", windows.start, windows.stop))
+    time.append(times)
     for values in embedded:
         embedding.append(values.numpy())
         advance(len(values))

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from cache.keys import file_md5
 from cache.layout import SEQUENCES
 from cache.recipe import BarsSource, Recipe, Session, Window
 from cache.schema import fault
 from configs.errors import UserError
-from pipeline.features import FEATURE_SETS
+from pipeline.features import FEATURE_SETS, FeatureSet, feature_set
 from trainer.described import ENCODER_FORMAT
 from trainer.encode_inputs import Inputs, Scaling
+from trainer.runs import FEATURES
 
 _MADE = {
     "kind": str,
@@ -25,7 +27,7 @@ _MADE = {
 }
 _OF_BARS = {
     **_MADE,
-    "features": {"set": str, "version": int, "columns": [str]},
+    "features": {"set": str, "version": int, "columns": [str], "code?": str},
     "statistics": {str: {str: {"mean": {str: float}, "std": {str: float}}}},
     "source": {"label": str, "files": [str]},
     "window": {"min_coverage": float, "max_staleness": {str: str}, "longest_gap": {str: int}},
@@ -62,18 +64,25 @@ def read_description(run: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path}: damaged, {wrong}; copy it again from where the run was trained")
     if not of_recordings:
-        _check_features(path, described["features"])
+        features_of(run, described["features"])
     return dict(described)
 
 
-def _check_features(path: Path, features: dict[str, Any]) -> None:
+def features_of(run: Path, features: dict[str, Any]) -> FeatureSet:
+    """What encoder.json says of features; a user's own columns by the run's copy of their file. Raises UserError."""
+    path, own = run / "encoder.json", run / FEATURES
     known = FEATURE_SETS.get(features["set"])
+    if known and "code" in features:
+        if not own.is_file() or file_md5(own) != features["code"]:
+            raise UserError(f"{own}: missing, or not what it was; copy it again from where the run was trained")
+        known = feature_set(features["set"], str(own))
     if known is None or (known.version, list(known.columns)) != (features["version"], features["columns"]):
         here = f"version {known.version}" if known else "none of that name"
         raise UserError(
             f"{path}: trained on version {features['version']} of the feature set {features['set']}, and this version "
             f"of Headstart has {here}; use the one it was trained with, or train again"
         )
+    return known
 
 
 def _contradiction(described: dict[str, Any]) -> str:
@@ -87,7 +96,7 @@ def _contradiction(described: dict[str, Any]) -> str:
     return "" if all(list(moment) == columns for moment in moments) else "its statistics are not of its features"
 
 
-def inputs_of(described: dict[str, Any]) -> Inputs:
+def inputs_of(run: Path, described: dict[str, Any]) -> Inputs:
     """How windows of bars are made, from what encoder.json says."""
     source, limits = described["source"], described["window"]
     window = Window(
@@ -114,6 +123,6 @@ def inputs_of(described: dict[str, Any]) -> Inputs:
         described["bar_lengths"],
         frozenset(source["files"]),
         limits["longest_gap"],
-        FEATURE_SETS[described["features"]["set"]],
+        features_of(run, described["features"]),
         scaling,
     )

@@ -15,7 +15,7 @@ from trainer.task import Advance
 
 def evaluate_classes(model: torch.nn.Module, task: Classify, source: WindowSource, advance: Advance) -> dict[str, Any]:
     """Score it, as it goes into JSON: "measures", "majority" and, by label, "confusion" (rows true) and "classes"."""
-    predictions = task.predict(model, source, torch.arange(source.val.start, source.val.stop), advance)
+    predictions = task.predict(model, source, source.val.all(), advance)
     counts = task.confusions(predictions)
     return {
         "measures": task.measures(predictions),

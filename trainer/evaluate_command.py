@@ -6,6 +6,7 @@ if __name__ == "__main__":  # before all that takes a while to load
     end_on_interrupt()
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cache.console import Console, command, examples, run
 from cache.files import check_output, write_atomically
 from cache.reader import Dataset
 from configs.errors import UserError
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, is_own_task
 from trainer.described import describe_encoder, identity
 from trainer.runs import open_run, write_json
 
@@ -45,14 +46,14 @@ from trainer.runs import open_run, write_json
 def main(
     run: Path, store: Path | None, output: Path | None, plots: Path | None, report: Path | None, probe: bool
 ) -> None:
-    """Score a run's best weights on the validation split.
+    """Score a run's best weights on the validation split, and on symbols that were held out.
 
     A model that reconstructs bars stands, on the hidden ones, beside its baselines: the last visible bar carried
     forward, a straight line across each hidden block and, for the range of a bar, the mean of its hour of the week. One
     that classifies recordings stands beside the class that most training recordings are of.
     """
     if plots and find_spec("matplotlib") is None:
-        raise UserError("--plots needs matplotlib; install it with: pip install matplotlib")
+        raise UserError("--plots needs matplotlib, which is not there: run bin/install viz")
     for option, path in (("--output", output), ("--plots", plots), ("--report", report)):
         if path:
             check_output(option, path, folder=option == "--plots")
@@ -60,14 +61,17 @@ def main(
     console.line(f"Evaluating {run}")
     with console.phase("open run"):
         config, dataset, fold = open_run(run, store)
+    own = is_own_task(config.training.task)
+    if own and (given := next((f"--{name}" for name, value in (("plots", plots), ("report", report)) if value), None)):
+        raise UserError(f"{given}: there are no pictures of a task of your own; --output writes its measures")
     if config.training.task == "reconstruct" and dataset.folds:
         raise UserError(
             f"{run}: reconstructs recordings, and bin/evaluate scores prices and classes; its losses, beside those of "
             f"the last value carried, stand in {run / 'metrics.jsonl'}"
         )
-    if probe and dataset.folds:
-        raise UserError("--probe asks what an encoder of bars knows; leave it out")
-    score = score_bars if config.training.task == "reconstruct" else score_classes
+    if probe and (dataset.folds or own):
+        raise UserError("--probe asks what an encoder of bars knows that learnt to reconstruct them; leave it out")
+    score = score_own if own else score_bars if config.training.task == "reconstruct" else score_classes
     result = score(run, config, dataset, fold, plots, report, probe, console)
     if output:
         result["summary"] = {"run": str(run), "dataset": dataset.entry.key, **result["summary"]}
@@ -97,10 +101,15 @@ def score_bars(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, task = WindowSource(dataset, device), reconstruct_task(config, dataset, device)
     model = best_model(run, task, config, dataset, fold, device)
-    with console.bar("reconstruct", "windows", len(source.val)) as bar:
-        result = evaluate(model, task, dataset, source, bar.update)
-    for line in table(result):
-        console.line(line)
+    scored = {}
+    for part, of in source.parts().items():
+        with console.bar("reconstruct", "windows", len(of.val)) as bar:
+            scored[part] = evaluate(model, task, dataset, of, bar.update)
+        if part == "hold_out":
+            console.line(f"Symbols held out of training ({len(of.val.ranges)}):")
+        for line in table(scored[part]):
+            console.line(line)
+    result = scored.pop("val") | scored
     if probe:
         with console.phase("probe"):
             result["probes"] = probe_encoder(model, task, dataset, source)
@@ -122,6 +131,33 @@ def score_bars(
             write_atomically(report, bars_page(run, dataset, result, candles).encode())
         console.line(f"report: {report}; open it in a browser")
     return result
+
+
+def score_own(
+    run: Path,
+    config: TrainerConfig,
+    dataset: Dataset,
+    fold: int | None,
+    plots: Path | None,
+    report: Path | None,
+    probe: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Print what a user's own task measures, on all validation windows."""
+    with console.phase("import torch"):
+        import torch
+
+        from trainer.data import WindowSource
+        from trainer.tasks import blamed, make_task
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = WindowSource(dataset, device, fold=fold)
+    training = config.training.model_copy(update={"val_windows": len(source.val)})
+    with blamed(config), console.bar("validate", "windows", len(source.val)) as bar:
+        task = make_task(replace(config, training=training), dataset, device, fold)
+        model = best_model(run, task, config, dataset, fold, device)
+        measures = {**task.validate(model, source, bar.update), **task.baseline(source, lambda windows: None)}
+    console.line(task.told(measures))
+    return {"summary": {"windows": len(source.val), "fold": fold}, "measures": measures}
 
 
 def best_model(

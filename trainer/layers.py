@@ -7,12 +7,17 @@ Shape suffixes: B batch, G timeframes of a run, S timeframes, L bars of a timefr
 C channels of a bar, D d_model, H heads, E channels per head, M latents, N targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
+
+NORM_EPS = 1e-5  # added to the variance
+KERNEL_WIDTH = 128  # d_model: more does not fit a multiprocessor
+KERNEL_CHUNK = 64  # of a block's hidden layer, at a time
 
 
 @dataclass(frozen=True)
@@ -97,22 +102,39 @@ class Block(nn.Module):
         self.within = within
         self.queries = Queries(d_model, n_heads)
         self.update = Update(d_model, mlp_ratio, dropout)
+        self.kernels: BlockKernels | None = None
 
     def forward(self, tokens_BTD: Tensor, rotary_2TE: Tensor) -> Tensor:
         """Give [B, T, D]."""
+        if self.kernels and tokens_BTD.dtype != torch.float32:
+            q, k, v, tokens_BTD = self.kernels.queries(tokens_BTD, rotary_2TE)
+            return self.kernels.update(tokens_BTD, self._attend(self.kernels.attention, q, k, v))
         q, k, v = self.queries(tokens_BTD, rotary_2TE)
-        updated_BTD: Tensor = self.update(tokens_BTD, self._attend(q, k, v))
+        updated_BTD: Tensor = self.update(tokens_BTD, self._attend(attention, q, k, v))
         return updated_BTD
 
-    def _attend(self, q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
+    def _attend(self, attend: Callable[..., Tensor], q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
         if self.within is None:
-            return attention(q_BTHE, k_BTHE, v_BTHE)
+            return attend(q_BTHE, k_BTHE, v_BTHE)
         attended = []
         for run in self.within:
             of_run = (t[:, run.start : run.stop] for t in (q_BTHE, k_BTHE, v_BTHE))
             q, k, v = (t.reshape(-1, run.length, *t.shape[2:]) for t in of_run)
-            attended.append(attention(q, k, v).reshape(q_BTHE.shape[0], -1, *q.shape[2:]))
+            attended.append(attend(q, k, v).reshape(q_BTHE.shape[0], -1, *q.shape[2:]))
         return joined(attended)
+
+
+class BlockKernels(Protocol):
+    """A block's parts in one kernel each; from `trainer.fused`."""
+
+    def queries(self, tokens_BTD: Tensor, rotary_2TE: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, T, H, E], and the tokens, for `update`."""
+
+    def attention(self, q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
+        """Attention over T: [B, T, H, E]."""
+
+    def update(self, tokens_BTD: Tensor, attended_BTHE: Tensor) -> Tensor:
+        """Both residual branches: [B, T, D]."""
 
 
 class Queries(nn.Module):
@@ -125,7 +147,7 @@ class Queries(nn.Module):
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.norm = nn.LayerNorm(d_model, elementwise_affine=False)
+        self.norm = nn.LayerNorm(d_model, NORM_EPS, elementwise_affine=False)
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
 
     def forward(self, tokens_BTD: Tensor, rotary_2TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +161,7 @@ class Update(nn.Module):
 
     def __init__(self, d_model: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(d_model, elementwise_affine=False)
+        self.norm = nn.LayerNorm(d_model, NORM_EPS, elementwise_affine=False)
         self.attention_out = nn.Linear(d_model, d_model, bias=False)
         self.mlp_in = nn.Linear(d_model, int(mlp_ratio * d_model), bias=False)
         self.mlp_out = nn.Linear(int(mlp_ratio * d_model), d_model, bias=False)
@@ -148,13 +170,14 @@ class Update(nn.Module):
     def forward(self, tokens_BTD: Tensor, attended_BTHE: Tensor) -> Tensor:
         """Give [B, T, D]."""
         tokens_BTD = tokens_BTD + self.dropout(self.attention_out(attended_BTHE.flatten(2)))
-        update_BTD: Tensor = self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm(tokens_BTD)))))
+        update_BTD: Tensor = self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm(tokens_BTD)), approximate="tanh")))
         return tokens_BTD + update_BTD
 
 
 class Bottleneck(nn.Module):
     """Condense every `stride` bars of a timeframe to one latent, padded at the oldest end: [B, T, D] → [B, M_j, D] a j.
 
+    Bars are normalised before.
     A convolution with kernel = stride sees every bar once, so it is a linear map of `stride` bars side by side.
     """
 
@@ -162,11 +185,13 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.stride = stride
         self.runs = runs_of(seq_lens)
+        self.norm = nn.LayerNorm(d_model, NORM_EPS, elementwise_affine=False)
         self.project = nn.Linear(stride * d_model, d_model)
 
     def forward(self, tokens_BTD: Tensor) -> list[Tensor]:
         """Give [B, M_j, D] for every timeframe."""
         latents: list[Tensor] = []
+        tokens_BTD = self.norm(tokens_BTD)
         for run in self.runs:
             tokens = tokens_BTD[:, run.start : run.stop].unflatten(1, (-1, run.length))
             padded = F.pad(tokens, (0, 0, -run.length % self.stride, 0))
@@ -199,7 +224,7 @@ class Decoders(nn.Module):
             some = slice(run.first, run.past)
             latent_GXD = torch.stack(latents[some]).flatten(1, 2)  # X: batch and latents
             expanded = torch.baddbmm(self.expand_bias[some, None], latent_GXD, self.expand[some])
-            bars_GXD = F.gelu(expanded).view(run.past - run.first, -1, self.head.shape[1])
+            bars_GXD = F.gelu(expanded, approximate="tanh").view(run.past - run.first, -1, self.head.shape[1])
             padding = aligned(self.n_targets) - self.n_targets
             head, bias = (F.pad(one[some], (0, padding)) for one in (self.head, self.head_bias))
             out = torch.baddbmm(bias[:, None], bars_GXD, head)[..., : self.n_targets]
@@ -221,10 +246,10 @@ def rotary_table(seq_lens: Sequence[int], bar_lengths: Sequence[int], head_width
 
 
 def rotate(x_BTHE: Tensor, rotary_2TE: Tensor) -> Tensor:
-    """Turn channel pairs (e, e + E/2) of queries or keys [B, T, H, E] by their position's angles; keeps the dtype."""
+    """Turn channel pairs (2e, 2e + 1) of queries or keys [B, T, H, E] by their position's angles; keeps the dtype."""
     cos, sin = rotary_2TE[:, :, None, :].to(x_BTHE.dtype)
-    first, second = x_BTHE.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    first, second = x_BTHE.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
 
 
 def attention(q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def train(
     first_step = progress.step
     skipped_before = int(step.optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
-    stopped, baseline = stops_early(config, progress), None
+    stopped, baselines = stops_early(config, progress), dict[str, dict[str, float]]()
 
     while progress.step < total_steps and not stopped:
         step.run()
@@ -94,9 +94,15 @@ def train(
                 validation: dict[str, float] = {"loss": 0.0, config.monitor: 0.0}
                 if ranks.main:
                     with bar.validating() as advance, step.uncompiled(), step.averaged():
-                        baseline = baseline or task.baseline(source, advance)
-                        validation = {**task.validate(model, source, advance), **baseline}
-                    metrics.write({"kind": "val", "step": progress.step, "epoch": epoch + 1, **validation})
+                        parts = source.parts()
+                        baselines = baselines or {name: task.baseline(of, advance) for name, of in parts.items()}
+                        measured = {
+                            name: {**task.validate(model, of, advance), **baselines[name]} for name, of in parts.items()
+                        }
+                    for name, measures in measured.items():
+                        metrics.write({"kind": name, "step": progress.step, "epoch": epoch + 1, **measures})
+                    validation = measured["val"]
+                    told = "; symbols held out: ".join(map(task.told, measured.values()))
                 score = ranks.from_main(task.monitors[config.monitor] * validation[config.monitor])
                 if score < progress.best_score - config.min_delta:
                     progress.best_score, progress.best_loss = score, validation["loss"]
@@ -107,7 +113,7 @@ def train(
                 else:
                     progress.stale_epochs += 1
                 if ranks.main:
-                    bar.result(progress.step, task.told(validation), progress.stale_epochs == 0)
+                    bar.result(progress.step, told, progress.stale_epochs == 0)
                 stopped = stops_early(config, progress)
             if ranks.main and (save or ending):
                 save_checkpoint(run, model, step.optimizer, step.scaler, progress, step.average)

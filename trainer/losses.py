@@ -40,7 +40,7 @@ def composite(prediction_BLC: Tensor, target_BLC: Tensor, hidden_BL: Tensor) -> 
 
 
 def price_scale(scale: Scale) -> Tensor:
-    """What `cross_timeframe` divides by, of a (coarse) stream: float64 [4], or [S, 4] of several, where the scale is.
+    """What `cross_timeframe` divides by, of a (coarse) stream: float64 [N, 4], or [S, N, 4] of several, as the scale.
 
     Under `price`, the standard deviations of open, high, low and close, in units of the price. Under `returns`, that of
     log_close for all four: prices are compared relative to the price there, so as differences of their logarithms.
@@ -55,7 +55,7 @@ def cross_timeframe(
     fine_rows_BL2: Tensor,
     coarse_rows_BM2: Tensor,
     hidden_BL: Tensor,
-    scale_P: Tensor,
+    scale_BP: Tensor,
     delta: float,
     *,
     relative: bool,
@@ -73,7 +73,7 @@ def cross_timeframe(
         fine_rows_BL2: int32, [first, past the last) of the base rows in each bar, not decreasing along L.
         coarse_rows_BM2: int32, the same for the coarse bars.
         hidden_BL: bool, the hidden fine bars.
-        scale_P: float64 [4], `price_scale` of the coarse stream.
+        scale_BP: float64 [B, 4] or [1, 4], `price_scale` of the coarse stream.
         delta: where the quadratic turns linear, in units of the scale.
         relative: whether logarithms are compared (for `returns`), or prices (for `price`).
 
@@ -115,7 +115,7 @@ def cross_timeframe(
         dim=-1,
     )
     # cut here and not in the loss: the infinities' gradients are 0, not NaN
-    difference_BMP = torch.where(compared_BM[..., None], aggregate_BMP - coarse_BMP, 0) / scale_P[..., None, None, :]
+    difference_BMP = torch.where(compared_BM[..., None], aggregate_BMP - coarse_BMP, 0) / scale_BP[..., None, :]
     zero_BMP = torch.zeros_like(difference_BMP)
     loss_BMP = torch.nn.functional.huber_loss(difference_BMP, zero_BMP, reduction="none", delta=delta)
     support = compared_BM.sum(dim=(-2, -1))

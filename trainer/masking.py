@@ -56,7 +56,7 @@ def mask_ratios(mask_ratio: float | Mapping[str, float], timeframes: Sequence[st
             f"masking.mask_ratio names {', '.join(unknown)}, but the dataset's timeframes are {', '.join(timeframes)}"
         )
     if missing := [name for name in timeframes if name not in mask_ratio]:
-        raise ValueError(f"masking.mask_ratio names no share for {', '.join(missing)}: give one for every timeframe")
+        raise ValueError(f"masking.mask_ratio names no share for {', '.join(missing)}; give one for every timeframe")
     return [mask_ratio[name] for name in timeframes]
 
 
@@ -147,6 +147,21 @@ def apply_masks(x: list[Tensor], masks: Masks, revealing: Sequence[int]) -> list
             out[..., column].masked_fill_(after_BL, 0)
         masked.append(out)
     return masked
+
+
+def without_own(x: list[Tensor], masks: Masks, count: int, lookback: int) -> list[Tensor]:
+    """Blank the last `count` features wherever they are made of hidden bars too, or of bars before the window.
+
+    They tell of as many as `lookback` bars before their own; what those before the window hide is not known here.
+    """
+    blanked = []
+    for x_BLF, hidden_BL in zip(x, masks.hidden, strict=True):
+        at_L = torch.arange(hidden_BL.shape[1], device=hidden_BL.device)
+        hidden_before_BL = torch.where(hidden_BL, at_L, -1).cummax(dim=1).values
+        told_BL1 = (at_L - hidden_before_BL <= lookback)[..., None]
+        kept = x_BLF.shape[-1] - count
+        blanked.append(torch.cat([x_BLF[..., :kept], x_BLF[..., kept:].masked_fill(told_BL1, 0)], dim=-1))
+    return blanked
 
 
 def model_inputs(
@@ -270,13 +285,13 @@ def check_masking(lengths: Sequence[int], ratios: Sequence[float], span_min: int
     """Raise ValueError where draw_masks cannot meet the spans or the ratios. Arguments as of it."""
     for ratio in ratios:
         if not 0 < ratio < 1:
-            raise ValueError(f"masking.mask_ratio is {ratio}: it must lie strictly between 0 and 1")
+            raise ValueError(f"masking.mask_ratio = {ratio} does not lie strictly between 0 and 1")
     if span_min < 1:
-        raise ValueError(f"masking.span_min is {span_min}: a hidden block needs at least 1 bar")
+        raise ValueError(f"masking.span_min = {span_min}, and a hidden block needs 1 bar at least")
     if span_min > span_max:
-        raise ValueError(f"masking.span_min ({span_min}) is larger than masking.span_max ({span_max})")
+        raise ValueError(f"masking.span_min = {span_min} is larger than masking.span_max = {span_max}; lower it")
     if span_max > min(lengths):
         raise ValueError(
-            f"masking.span_max is {span_max}, but a window has {min(lengths)} bars only: lower it, or lengthen "
+            f"masking.span_max = {span_max}, and a window has {min(lengths)} bars only; lower it, or lengthen "
             "data.window.seq_len"
         )

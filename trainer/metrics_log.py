@@ -49,7 +49,7 @@ def _open_writer(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "training.tensorboard = true needs TensorBoard, which is not installed: pip install tensorboard, or leave "
-            "it out; metrics.jsonl has the same numbers"
+            "training.tensorboard = true needs TensorBoard, which is not there: run bin/install viz, or leave it out; "
+            "metrics.jsonl has the same numbers"
         ) from None
     return SummaryWriter(str(run))

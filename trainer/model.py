@@ -4,11 +4,25 @@ Shape suffixes: B batch, S timeframes, L bars of a timeframe, T bars of all time
 C channels of a bar (features, whether it is hidden, and what is known of every bar), D d_model, M latents, N targets.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
-from trainer.layers import Block, Bottleneck, Decoders, Stems, aligned, rotary_table, runs_of
+from trainer.layers import (
+    KERNEL_CHUNK,
+    KERNEL_WIDTH,
+    Block,
+    Bottleneck,
+    Decoders,
+    Stems,
+    aligned,
+    rotary_table,
+    runs_of,
+)
 
 _INSTANCE_EPS = 1e-5  # added to the variance, as in RevIN
 
@@ -49,16 +63,17 @@ class Backbone(nn.Module):
             )
         self.seq_lens = seq_lens
         self.d_model = d_model
+        self.hidden = int(settings.mlp_ratio * d_model)
         self.latent_stride = settings.latent_stride
         self.stems = Stems(n_channels, seq_lens, d_model)
         self.blocks = nn.ModuleList(
             Block(d_model, n_heads, settings.mlp_ratio, settings.dropout, runs_of(seq_lens) if i % 2 == 0 else None)
             for i in range(settings.encoder.n_layers)
         )
-        self.norm = nn.LayerNorm(d_model, elementwise_affine=False)
         self.bottleneck = Bottleneck(d_model, settings.latent_stride, seq_lens)
         within = rotary_table(seq_lens, (1,) * len(seq_lens), d_model // n_heads)
         across = rotary_table(seq_lens, bar_lengths, d_model // n_heads)
+        self.kernels: Any = None  # fused.Kernels
         self.register_buffer("within_2TE", within, persistent=False)
         self.register_buffer("across_2TE", across, persistent=False)
         self._init_weights()
@@ -66,9 +81,11 @@ class Backbone(nn.Module):
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """Give the latents of every timeframe, oldest first."""
         tokens_BTD = self.stems(x)
+        if self.kernels and tokens_BTD.dtype != torch.float32:
+            self.kernels.refresh(tokens_BTD.dtype)
         for block in self.blocks:
             tokens_BTD = block(tokens_BTD, self.across_2TE if block.within is None else self.within_2TE)
-        latents: list[Tensor] = self.bottleneck(self.norm(tokens_BTD))
+        latents: list[Tensor] = self.bottleneck(tokens_BTD)
         return latents
 
     @property
@@ -132,13 +149,30 @@ class WindowModel(nn.Module):
         latents: list[Tensor] = self.backbone(x)
         return latents
 
+    def without_kernels(self) -> str | None:
+        """Why Triton kernels cannot do the blocks, if they cannot."""
+        width, hidden = self.backbone.d_model, self.backbone.hidden
+        if find_spec("triton") is None:
+            return "Triton is not installed"
+        if width > KERNEL_WIDTH or width % 8 or hidden % KERNEL_CHUNK:
+            return (
+                f"they need a model.d_model of at most {KERNEL_WIDTH} that 8 divides, and model.mlp_ratio · d_model a "
+                f"multiple of {KERNEL_CHUNK}"
+            )
+        return None
+
+    def use_kernels(self) -> None:
+        """Let Triton kernels do the blocks, where they compute in half precision; on a GPU only."""
+        self.backbone.kernels = import_module("trainer.fused").Kernels(self.backbone.blocks)
+
     def compile_regions(self) -> None:
-        """Let torch.compile fuse what surrounds attention; blocks are alike, so each half is compiled once."""
+        """Let torch.compile fuse the rest; blocks without kernels are alike, so each half is compiled once."""
         for module in (self.backbone.stems, self.backbone.bottleneck):
             module.compile(dynamic=False)
-        for block in self.backbone.blocks:
-            for half in block.children():
-                half.compile(dynamic=False)
+        if self.backbone.kernels is None:
+            for block in self.backbone.blocks:
+                for half in block.children():
+                    half.compile(dynamic=False)
 
     def head_products(self) -> int:
         """Multiplications, each with its addition, that a window takes behind the backbone."""

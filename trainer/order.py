@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 ROUNDS = 6
+RUNS = 64  # stretches of neighbouring places in a block, drawn from everywhere
 
 # SplitMix64's constants, as the signed integers that int64 tensors can be combined with.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
+_IN_BLOCK, _OF_RUNS, _TURNED = (k * 2**32 for k in (1, 2, 3))  # keys of their own, as seeds are below 2³¹
 
 
 def mix(x: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ def permute(position: Tensor, n: int, seed: int, epoch: int | Tensor) -> Tensor:
         position: int64, any shape, every element in [0, n) (not checked: that would synchronise with the device).
         n: how many windows there are, 1 ≤ n ≤ 2**62.
         seed: with `epoch`, the key: each pair is another permutation.
-        epoch: an integer, or an int64 scalar tensor on the device of `position`.
+        epoch: an integer, or an int64 tensor on the device of `position` that broadcasts with it.
 
     Returns:
         int64 of the shape of `position`; over all positions, each of 0 … n−1 occurs exactly once.
@@ -65,7 +67,7 @@ def permute(position: Tensor, n: int, seed: int, epoch: int | Tensor) -> Tensor:
     rows = -(-n // columns)
     last_width = n - (rows - 1) * columns
     base = mix_parts(seed, epoch, device=position.device)
-    keys = mix(base + torch.arange(ROUNDS, device=position.device))
+    keys = mix(base[..., None] + torch.arange(ROUNDS, device=position.device))
 
     row = position // columns
     column = position - row * columns
@@ -73,11 +75,32 @@ def permute(position: Tensor, n: int, seed: int, epoch: int | Tensor) -> Tensor:
         # >> 1 leaves room for the addition: a wrapped sum would not be a rotation.
         if i % 2 == 0:
             height = (column < last_width) + (rows - 1)
-            row = (row + (mix(keys[i] + column) >> 1)) % height
+            row = (row + (mix(keys[..., i] + column) >> 1)) % height
         else:
             width = (n - row * columns).clamp(max=columns)
-            column = (column + (mix(keys[i] + row) >> 1)) % width
+            column = (column + (mix(keys[..., i] + row) >> 1)) % width
     return row * columns + column
+
+
+def permute_in_blocks(position: Tensor, n: int, block: int, seed: int, epoch: int | Tensor) -> Tensor:
+    """The same, but so that about `block` successive positions stay within `RUNS` runs of neighbouring places.
+
+    Args and result as of `permute`, of which it is one for a block of half of n or more. [0, n) is divided into runs of
+    one length, which are shuffled; each `RUNS` of them are a block, whose places are shuffled. The few places that are
+    left over come last, and all places are turned by a number of the epoch's, so that they are others every time.
+    """
+    blocks = round(n / block)
+    run = n // (RUNS * max(blocks, 1))
+    if blocks < 2 or not run:
+        return permute(position, n, seed, epoch)
+    size, inside = RUNS * run, RUNS * run * blocks
+    within = position.clamp(max=inside - 1)
+    place = permute(within % size, size, seed + _IN_BLOCK, epoch)
+    found = permute(within // size * RUNS + place // run, RUNS * blocks, seed + _OF_RUNS, epoch) * run + place % run
+    if inside < n:
+        rest = inside + permute((position - inside).clamp(min=0), n - inside, seed, epoch)
+        found = torch.where(position < inside, found, rest)
+    return (found + (mix_parts(seed + _TURNED, epoch, device=position.device) >> 2)) % n
 
 
 def batch_indices(
@@ -89,13 +112,15 @@ def batch_indices(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
+    block: int | None = None,
 ) -> Tensor:
-    """Give the windows of this rank's share of global batch number `step` of an epoch, int64 [batch_size].
+    """Give the windows of this rank's share of global batch number `step` of an epoch, int64 [..., batch_size].
 
     A global batch is world · batch_size consecutive positions; rank r takes the r-th contiguous slice, so the global
     batch is the same windows in the same order however many ranks share it. An epoch has n // (world · batch_size)
-    steps; the positions left over are dropped (other windows every epoch). `step` and `epoch` may be int64 scalar
-    tensors on `device`, as a CUDA graph needs them; the range of a tensor is not checked.
+    steps; the positions left over are dropped (other windows every epoch). `step` and `epoch` may be int64 tensors
+    [..., 1] on `device`, of many batches at once; the range of a tensor is not checked. With `block` the order is that
+    of `permute_in_blocks`.
 
     Raises:
         ValueError: if an integer `step` is not one of the epoch's, or `rank` is not in [0, world).
@@ -109,7 +134,8 @@ def batch_indices(
             + ("; lower batch_size" if steps == 0 else "")
         )
     offset = torch.arange(batch_size, device=device) + rank * batch_size
-    return permute(offset + step * (world * batch_size), n, seed, epoch)
+    position = offset + step * (world * batch_size)
+    return permute_in_blocks(position, n, block, seed, epoch) if block else permute(position, n, seed, epoch)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

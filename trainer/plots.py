@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.reader import Dataset
-from trainer.data import WindowSource, spread
+from trainer.data import WindowSource
 from trainer.evaluate import reconstruct
 from trainer.prices import straight_line, to_log_prices, true_log_prices
 from trainer.reconstruct import Reconstruct
@@ -47,14 +47,14 @@ def plot_windows(
 ) -> list[Path]:
     """Draw `reconstructions.png` of some windows, `candles.png` and `masks.png` of the middle one of them."""
     model.eval()
-    index_B = spread(source.val, WINDOWS + 1)[1:]  # the first windows of the split say least about it
+    symbol, own_B, index_B = source.example(WINDOWS)
     batch, masks, predicted = reconstruct(model, task, source, index_B)
-    ((symbol, entries),) = dataset.symbols.items()
-    times = entries.windows.array("time")[index_B.numpy()].astype("datetime64[ns]")
+    entries = dataset.symbols[symbol]
+    times = entries.windows.array("time")[own_B].astype("datetime64[ns]")
     hidden = [one.cpu().numpy() for one in masks.hidden]
-    prices = []
+    prices, scales = [], task.scales_of(batch)
     for j, before in enumerate(batch.log_before):
-        scale = task.scales[j].to(source.device)
+        scale = scales[j]
         truth = true_log_prices(batch.x[j], before, scale)
         modelled = to_log_prices(predicted[j], before, scale, masks.hidden[j], truth)
         prices.append([_prices(one) for one in (truth, modelled, straight_line(truth, before, masks.hidden[j]))])

@@ -12,18 +12,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cache.reader import Entry
+from cache.reader import Dataset
 
 _SMALLEST_PRICE = 1e-12
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a stream was normalised: `mean` and `std` float64 [F] of its training rows (of several together: [S, F])."""
+    """How streams were normalised: `mean` and `std` float64 [N, F], of each symbol's training rows, or of all (N = 1).
+
+    Of the windows of a batch N is B, or 1; of several timeframes together there is one more dimension in front.
+    """
 
     feature_set: str
     mean: Tensor
     std: Tensor
+
+    def of(self, symbol_B: Tensor) -> "Scale":
+        """The scale of each window, by the number of its symbol."""
+        if len(self.mean) == 1:
+            return self
+        return Scale(self.feature_set, self.mean.index_select(0, symbol_B), self.std.index_select(0, symbol_B))
 
     def to(self, device: torch.device) -> "Scale":
         """The same on another device."""
@@ -36,16 +45,19 @@ def stacked(scales: Sequence[Scale]) -> Scale:
     return Scale(scales[0].feature_set, mean, std)
 
 
-def scale_of(stream: Entry) -> Scale:
-    """Read the scale of a stream entry."""
-    statistics = stream.manifest["statistics"]
-    mean, std = (torch.tensor(list(statistics[name].values()), dtype=torch.float64) for name in ("mean", "std"))
-    return Scale(str(stream.manifest["feature_set"]), mean, std)
+def scales_of(dataset: Dataset, feature_set: str) -> list[Scale]:
+    """The scale of every stream of a dataset of bars, of all its symbols."""
+    known = dataset.entry.manifest["statistics"].values()
+    mean_SNF, std_SNF = (
+        torch.tensor([moments[name] for moments in known], dtype=torch.float64).transpose(0, 1)
+        for name in ("mean", "std")
+    )
+    return [Scale(feature_set, mean_NF, std_NF) for mean_NF, std_NF in zip(mean_SNF, std_SNF, strict=True)]
 
 
 def denormalise(x_BLF: Tensor, scale: Scale) -> Tensor:
     """Undo the scaling: [B, L, k] with k ≤ F columns, float64."""
-    mean, std = (moment[..., None, None, : x_BLF.shape[-1]] for moment in (scale.mean, scale.std))
+    mean, std = (moment[..., None, : x_BLF.shape[-1]] for moment in (scale.mean, scale.std))
     return x_BLF.double() * std + mean
 
 
@@ -55,7 +67,7 @@ def to_log_prices(x_BLP: Tensor, log_before_B: Tensor, scale: Scale, hidden_BL: 
     Args:
         x_BLP: predicted features, normalised, of which the rows of hidden bars are read.
         log_before_B: float64, log close of the bar before the window.
-        scale: the stream's.
+        scale: the windows'.
         hidden_BL: bool.
         truth_BLP: float64, true log prices. Under `returns` a block of hidden bars is chained from the close before it.
     """
@@ -84,7 +96,7 @@ def to_features(log_BLP: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
     else:
         before = torch.cat([log_before_B[:, None], log_BLP[:, :-1, 3]], dim=1)
         raw = log_BLP - before[..., None]
-    return (raw - scale.mean[:4]) / scale.std[:4]
+    return (raw - scale.mean[:, None, :4]) / scale.std[:, None, :4]
 
 
 def last_value(log_BLP: Tensor, log_before_B: Tensor, hidden_BL: Tensor) -> Tensor:

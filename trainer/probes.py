@@ -9,14 +9,14 @@ the window fully visible (mask channel 0). A *horizon* is the `seq_len` base bar
 * session     the hour of the day (UTC) at which the window ends
 
 by the encoder, by the same encoder with the weights it began with, and by the bars themselves. Windows are thinned
-until no two horizons overlap; those of training end before validation begins. Everything is fitted, and penalties are
-chosen (on the last fifth), on training windows; scored on validation windows. All in float64.
+until no two horizons of a symbol overlap; those of training end before validation begins. Everything is fitted, and
+penalties are chosen (on the last fifth), on training windows; scored on validation windows. All in float64.
 
 Shape suffixes: B batch, S timeframes, L bars, D latent width, F features, W windows.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,19 @@ class Part:
         har: [W, 3], log realised volatility over the last 1, 5 and 22 horizons.
         volatility: log realised volatility of the horizon.
         log_return: of the horizon.
-        hour: int64, hour of the day at which the window ends.
+        time: int64, ns UTC, when the window ends.
     """
 
     index: NDArray[np.int64]
     har: Array
     volatility: Array
     log_return: Array
-    hour: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+    @property
+    def hour(self) -> NDArray[np.int64]:
+        """int64, of the day."""
+        return self.time // _HOUR % 24
 
 
 def probe_encoder(
@@ -68,6 +73,7 @@ def probe_encoder(
         "pooling": POOLING,
         "feature_set": task.scales[0].feature_set,
         "horizon_bars": horizon,
+        "symbols": len(source.symbols),
         "train_windows": len(train.index),
         "val_windows": len(val.index),
     }
@@ -116,32 +122,43 @@ def probe_encoder(
 
 
 def probe_windows(dataset: Dataset, source: WindowSource) -> tuple[Part, Part]:
-    """Windows for training and validation whose horizons do not overlap, with their targets."""
-    ((_, entries),) = dataset.symbols.items()
-    base = entries.streams[dataset.timeframes[0]]
-    close_time, horizon = base.array("close_time"), source.seq_lens[0]
-    log_close = np.log(base.array("close"))
-    ends_W, times_W = entries.windows.array("ends")[:, 0].astype(np.int64), entries.windows.array("time")
+    """Windows for training and validation whose horizons do not overlap in their symbol, with their targets."""
+    train = [
+        _of_symbol(dataset, source, *one, int(dataset.splits["val"]["from"])) for one in source.by_symbol(source.train)
+    ]
+    return _together(train), _together([_of_symbol(dataset, source, *one) for one in source.by_symbol(source.val)])
+
+
+def _of_symbol(
+    dataset: Dataset, source: WindowSource, symbol: str, own: range, here: range, until: int | None = None
+) -> Part:
+    """Those of a symbol whose horizons end by `until`, or by its last bar."""
+    entries = dataset.symbols[symbol]
+    base, horizon = entries.streams[dataset.timeframes[0]], source.seq_lens[0]
+    close_time, log_close = base.array("close_time"), np.log(base.array("close"))
+    ends_W = entries.windows.array("ends")[own.start : own.stop, 0].astype(np.int64)
     # squared log-returns of rows 1 … r, summed
     squares = np.concatenate([[0.0], np.cumsum(np.diff(log_close) ** 2)])
-    validation_begins = int(dataset.splits["val"]["from"])
-    reach = HAR_HORIZONS[-1] * horizon
+    last_row = np.minimum(ends_W + horizon, len(log_close)) - 1
+    known = last_row - ends_W == horizon - 1
+    known &= close_time[last_row] <= (close_time[-1] if until is None else until)
+    known &= ends_W > HAR_HORIZONS[-1] * horizon
+    places = np.flatnonzero(known)
+    places = places[thinned(ends_W[places], horizon)]
+    at = ends_W[places] - 1  # the row of the window's last base bar
+    har = np.stack([_log_volatility(squares[at] - squares[at - n * horizon]) for n in HAR_HORIZONS], axis=1)
+    future = _log_volatility(squares[at + horizon] - squares[at])
+    times = entries.windows.array("time")[own.start : own.stop][places]
+    return Part(here.start + places, har, future, log_close[at + horizon] - log_close[at], times)
 
-    def part(windows: range, until: int) -> Part:
-        last_row = np.minimum(ends_W[windows.start : windows.stop] + horizon, len(log_close)) - 1
-        known = (last_row - ends_W[windows.start : windows.stop] == horizon - 1) & (close_time[last_row] <= until)
-        known &= ends_W[windows.start : windows.stop] > reach
-        index = windows.start + np.flatnonzero(known)
-        index = index[thinned(ends_W[index], horizon)]
-        if len(index) > MOST:
-            index = index[np.linspace(0, len(index) - 1, MOST).astype(np.int64)]
-        at = ends_W[index] - 1  # the row of the window's last base bar
-        har = np.stack([_log_volatility(squares[at] - squares[at - n * horizon]) for n in HAR_HORIZONS], axis=1)
-        future = _log_volatility(squares[at + horizon] - squares[at])
-        return Part(index, har, future, log_close[at + horizon] - log_close[at], times_W[index] // _HOUR % 24)
 
-    (train,) = source.train.ranges
-    return part(train, validation_begins), part(source.val, int(close_time[-1]))
+def _together(parts: list[Part]) -> Part:
+    """All symbols in order of time, at most MOST windows spread evenly over it."""
+    joined = [np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Part)]
+    order = np.argsort(joined[-1], kind="stable")
+    if len(order) > MOST:
+        order = order[np.linspace(0, len(order) - 1, MOST).astype(np.int64)]
+    return Part(*(array[order] for array in joined))
 
 
 def thinned(ends: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ Shape suffixes: B batch, L bars, F features, C channels, N targets, G timeframes
 timeframes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cache.part import part_of
+from cache.part import universe_of
 from cache.reader import Dataset
 from trainer.clock import clock_table
 from trainer.config import TrainerConfig
@@ -28,10 +28,11 @@ from trainer.masking import (
     model_inputs,
     realised_ratio,
     window_keys,
+    without_own,
 )
 from trainer.model import MaskedAutoencoder
-from trainer.prices import Scale, last_value, scale_of, stacked, to_features, to_log_prices, true_log_prices
-from trainer.spectral import amplitude_phase, fitting_scales, stft
+from trainer.prices import Scale, last_value, scales_of, stacked, to_features, to_log_prices, true_log_prices
+from trainer.spectral import amplitude_phase, fitting_scales, fourier, frames, stft
 from trainer.task import Advance
 
 # Epochs number the streams of training masks from 0; validation has one of its own, so that its masks never change.
@@ -48,8 +49,10 @@ class Reconstruct:
     Of bars their open, high, low and close are predicted, beside the time of week; of other streams every feature.
 
     Attributes:
-        scales: of bars, a stream each; else none.
+        scales: of bars, a stream each, of all symbols; else none.
         clock: of bars `clock_table`.
+        spectra: for each length of windows `frames`, of the frame lengths that fit, and `fourier`.
+        own: how many columns of bars a user's file adds, the last ones, and how far they look back.
     """
 
     config: TrainerConfig
@@ -60,6 +63,8 @@ class Reconstruct:
     reveals: tuple[str, ...]
     scales: tuple[Scale, ...]
     clock: Tensor
+    spectra: Mapping[int, tuple[list[Tensor], Tensor]]
+    own: tuple[int, int] | None = None
 
     @property
     def monitors(self) -> dict[str, int]:
@@ -77,10 +82,9 @@ class Reconstruct:
         return TARGETS if self.scales else len(self.features)
 
     def compiled(self) -> "Reconstruct":
-        """The same with the parts of a training step that are many small kernels fused by torch.compile."""
+        """The same with losses fused by torch.compile."""
         fused = replace(self)
-        parts = {name: torch.compile(getattr(self, name), dynamic=False) for name in ("masks", "inputs", "losses")}
-        vars(fused).update(parts)
+        vars(fused)["losses"] = torch.compile(self.losses, dynamic=False)
         return fused
 
     def build_model(self) -> MaskedAutoencoder:
@@ -132,6 +136,10 @@ class Reconstruct:
             if not 1 / _FAR <= share * (1 - ratio) / max(ratio * (1 - share), 1e-9) <= _FAR
         ]
 
+    def scales_of(self, batch: Batch) -> list[Scale]:
+        """The scales of the windows of a batch, a stream each."""
+        return [scale.of(batch.symbol) for scale in self.scales]
+
     def masks(self, stream: int | Tensor, batch: Batch) -> Masks:
         """The masks of a batch: the same whenever seed, stream and window are."""
         settings = self.config.masking
@@ -150,7 +158,8 @@ class Reconstruct:
         if not self.scales:
             return apply_masks(batch.x, masks, ())
         revealing = [self.features.index(name) for name in self.reveals]
-        return model_inputs(batch.x, masks, revealing, batch.close_time, self.clock)
+        x = without_own(batch.x, masks, *self.own) if self.own else batch.x
+        return model_inputs(x, masks, revealing, batch.close_time, self.clock)
 
     def reconstruct(self, model: torch.nn.Module, batch: Batch, masks: Masks) -> list[Tensor]:
         """What the model makes of the first N features, [B, L_j, N] a timeframe."""
@@ -167,18 +176,18 @@ class Reconstruct:
         * `cross_timeframe`: the mean over neighbouring timeframes with bars to compare
         """
         settings, weights = self.config.loss, self.config.loss.weights
-        scales = fitting_scales(settings.stft.n_ffts, self.seq_lens) if weights.stft else ()
         values: dict[str, list[Tensor]] = {}
         for run in runs_of(self.seq_lens):
             some = slice(run.first, run.past)
             prediction_GBLC, hidden_GBL = torch.stack(predicted[some]), torch.stack(masks.hidden[some])
             truth_GBLC = torch.stack(batch.x[some])[..., : self.n_targets]
             found = {"huber": huber(prediction_GBLC, truth_GBLC, hidden_GBL, settings.huber_delta)}
+            framed, whole = self.spectra[run.length]
             signal_GBLC = composite(prediction_GBLC.float(), truth_GBLC, hidden_GBL)
             if weights.stft:
-                found["stft"] = stft(signal_GBLC, truth_GBLC, scales[run.first])
+                found["stft"] = stft(signal_GBLC, truth_GBLC, framed)
             if weights.amplitude_phase:
-                found["amplitude_phase"] = amplitude_phase(signal_GBLC, truth_GBLC)
+                found["amplitude_phase"] = amplitude_phase(signal_GBLC, truth_GBLC, whole)
             for name, value_G in found.items():
                 values.setdefault(name, []).append(value_G)
         terms = {name: torch.cat(parts).mean() for name, parts in values.items()}
@@ -191,9 +200,10 @@ class Reconstruct:
     def _cross_timeframe(self, batch: Batch, predicted: list[Tensor], masks: Masks) -> tuple[Tensor, Tensor]:
         """Loss and support of every pair of neighbouring timeframes, each [S − 1]."""
         prices: list[Tensor] = []
+        scales = self.scales_of(batch)
         for run in runs_of(self.seq_lens):
             some = slice(run.first, run.past)
-            scale, before_GB = stacked(self.scales[some]), torch.stack(batch.log_before[some])
+            scale, before_GB = stacked(scales[some]), torch.stack(batch.log_before[some])
             truth = true_log_prices(torch.stack(batch.x[some]), before_GB, scale)
             hidden_GBL = torch.stack(masks.hidden[some])
             priced = to_log_prices(torch.stack(predicted[some])[..., :TARGETS], before_GB, scale, hidden_GBL, truth)
@@ -208,18 +218,25 @@ class Reconstruct:
                 _stack(batch.rows, fine),
                 _stack(batch.rows, coarse),
                 _stack(masks.hidden, fine),
-                price_scale(stacked([self.scales[j] for j in coarse])),
+                price_scale(stacked([scales[j] for j in coarse])),
                 self.config.loss.huber_delta,
-                relative=self.scales[0].feature_set != "price",
+                relative=scales[0].feature_set != "price",
             )
             values.append(value_P)
             supports.append(support_P)
         return torch.cat(values), torch.cat(supports)
 
-    def training_losses(self, model: torch.nn.Module, batch: Batch, epoch: int | Tensor) -> dict[str, Tensor]:
-        """The losses of one batch under this epoch's masks."""
+    def drawn(self, batch: Batch, epoch: int | Tensor) -> list[Tensor]:
+        """The masks of this epoch, and the model's inputs under them, a timeframe each."""
         masks = self.masks(epoch, batch)
-        return self.losses(self.reconstruct(model, batch, masks), batch, masks)
+        return [*masks.hidden, *self.inputs(batch, masks)]
+
+    def training_losses(self, model: torch.nn.Module, batch: Batch, drawn: list[Tensor]) -> dict[str, Tensor]:
+        """The losses of one batch under its masks."""
+        hidden, inputs = drawn[: len(batch.x)], drawn[len(batch.x) :]
+        predicted: list[Tensor] = model(inputs)
+        with torch.autocast(batch.index.device.type, enabled=False):  # in float32, and its gradients too
+            return self.losses(predicted, batch, Masks(hidden))
 
     @torch.no_grad()
     def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
@@ -253,7 +270,7 @@ class Reconstruct:
         loss, count = 0.0, 0
         for batch, masks in self._validation_batches(source):
             if self.scales:
-                carried = list(map(carry_last, batch.x, masks.hidden, batch.log_before, self.scales))
+                carried = list(map(carry_last, batch.x, masks.hidden, batch.log_before, self.scales_of(batch)))
             else:
                 carried = list(map(carry_rows, batch.x, masks.hidden))
             loss += float(self.losses(carried, batch, masks)["loss"]) * len(batch)
@@ -313,20 +330,27 @@ def reconstruct_task(
     config: TrainerConfig, dataset: Dataset, device: torch.device, fold: int | None = None
 ) -> Reconstruct:
     """The task for a dataset, or a fold of it, with its tensors on the device where the batches are."""
-    part = part_of(dataset, fold)
-    streams = list(part.streams.values())
+    named = universe_of(dataset, fold).streams
+    streams = list(named.values())
     lengths = [int(stream.manifest.get("nominal_length", 1)) for stream in streams]
-    of_prices = "close" in streams[0].manifest["arrays"]
+    scales = [] if dataset.folds else scales_of(dataset, str(streams[0].manifest["feature_set"]))
     return Reconstruct(
         config,
-        tuple(part.streams),
+        tuple(named),
         tuple(dataset.seq_lens.values()),
         tuple(length // lengths[0] for length in lengths),
         tuple(streams[0].manifest["features"]),
         tuple(streams[0].manifest.get("reveals", ())),
-        tuple(scale_of(stream).to(device) for stream in streams if of_prices),
+        tuple(scale.to(device) for scale in scales),
         clock_table().to(device),
+        {length: _spectra(length, config.loss.stft.n_ffts, device) for length in set(dataset.seq_lens.values())},
+        (len(own["columns"]), own["lookback"]) if (own := streams[0].manifest.get("own")) else None,
     )
+
+
+def _spectra(length: int, n_ffts: Sequence[int], device: torch.device) -> tuple[list[Tensor], Tensor]:
+    framed = [frames(length, n_fft, device) for n_fft in n_ffts if 4 <= n_fft <= length]
+    return framed, fourier(length, device)
 
 
 def _stack(tensors: list[Tensor], places: list[int]) -> Tensor:

@@ -83,7 +83,11 @@ def verdicts(probes: dict[str, Any]) -> list[str]:
         )
         said.append(f"Training changed that by {r2['encoder'] - rivals['untrained']:+.3f} of R².")
     of = probes["direction"]["encoder"]
-    for key, what, chance in (("accuracy", "accuracy", 0.5), ("auc", "AUC", 0.5), ("rank_ic", "rank IC", 0.0)):
+    judged = [("accuracy", "accuracy", 0.5), ("auc", "AUC", 0.5), ("rank_ic", "rank IC", 0.0)]
+    if probes["symbols"] > 1:
+        judged = []
+        said.append("Direction is not judged: symbols move together, so that errors are larger than is told here.")
+    for key, what, chance in judged:
         if of[key] is None or of[f"{key}_error"] is None:
             said.append(f"Direction, {what}: cannot be told.")
         else:
@@ -120,9 +124,9 @@ def _leads(result: dict[str, Any]) -> list[str]:
 def _consistency(consistency: dict[str, Any]) -> list[str]:
     if not consistency["pairs"]:
         return [f"Consistency between timeframes: none, {consistency['reason']}."]
+    tick = f" of {consistency['tick']:g}" if consistency["tick"] else ""
     rows = [
-        f"Coarse bars equal to what their predicted children make, within half a tick of {consistency['tick']:g}, and "
-        "the gap",
+        f"Coarse bars equal to what their predicted children make, within half a tick{tick}, and the gap",
         f"{'':11}{'bars':>9}" + "".join(f"{name.replace('_', ' '):>20}" for name in (*PREDICTORS, "truth")),
     ]
     for pair, of in consistency["pairs"].items():

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from cache.charts import Candles, candle_panel
 from cache.html import Section, figure, grid, legend
 from cache.reader import Dataset
-from trainer.data import WindowSource, spread
+from trainer.data import WindowSource
 from trainer.evaluate import reconstruct
 from trainer.prices import to_log_prices, true_log_prices
 from trainer.reconstruct import Reconstruct
@@ -17,13 +17,12 @@ from trainer.reconstruct import Reconstruct
 def candles_section(model: torch.nn.Module, task: Reconstruct, dataset: Dataset, source: WindowSource) -> Section:
     """Two panels a timeframe, of the window in the middle of the validation split."""
     model.eval()
-    index_B = spread(source.val, 3)[1:2]  # the first windows of the split say least about it
+    symbol, own_B, index_B = source.example(1)
     batch, masks, predicted = reconstruct(model, task, source, index_B)
-    ((symbol, entries),) = dataset.symbols.items()
-    time = str(entries.windows.array("time")[int(index_B)].astype("datetime64[ns]"))[:16].replace("T", " ")
+    time = str(dataset.symbols[symbol].windows.array("time")[own_B[0]].astype("datetime64[ns]"))[:16].replace("T", " ")
     figures = []
     for j, name in enumerate(task.timeframes):
-        before, scale = batch.log_before[j], task.scales[j].to(source.device)
+        before, scale = batch.log_before[j], task.scales_of(batch)[j]
         truth = true_log_prices(batch.x[j], before, scale)
         model_prices = to_log_prices(predicted[j], before, scale, masks.hidden[j], truth)
         hidden = masks.hidden[j][0].cpu().numpy()

@@ -9,26 +9,30 @@ summary.json         how the run ended
 best.safetensors     weights with the lowest validation loss
 last/checkpoint.safetensors   weights, optimizer and counters: what --resume continues from
 predictions.csv      of the task classify: what the best weights make of the validation part
+features.py, task.py  a user's own files, as they were
 """
 
 import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from cache.files import in_words, write_atomically
+from cache.plugin import features_plugin
 from cache.reader import Dataset, open_dataset
 from cache.recipes import parse_recipe
 from cache.schema import fault
 from configs.errors import UserError
 from configs.loader import Config, differences, load_config
-from trainer.config import TrainerConfig, parse_trainer
+from trainer.config import TrainerConfig, is_own_task, parse_trainer
 from trainer.described import describe_encoder
 
+FEATURES, TASK = "features.py", "task.py"
 _DIVERGED = 2.0  # times the first loss, which is of other windows
 _SUMMARY = {
     "steps": int,
@@ -83,7 +87,7 @@ def check_run(path: Path, config: Config, dataset: Dataset, resume: bool, fold: 
         raise UserError(f"{path}: holds a run for every fold; add --fold all, or name another --run")
     if not saved.exists():
         if resume:
-            raise UserError(f"{path}: no run to resume there")
+            raise UserError(f"{path}: no run to resume there; leave out --resume, or name its directory with --run")
         return
     if not resume:
         raise UserError(f"{path}: holds a run already; add --resume to continue it, or name another --run")
@@ -97,6 +101,9 @@ def check_run(path: Path, config: Config, dataset: Dataset, resume: bool, fold: 
             f"{path}: the run was trained on dataset {trained_on}, but {dataset.name} is now {dataset.entry.key}: its "
             "sources have changed. Start a new run"
         )
+    for name, own in own_files(config, dataset).items():
+        if not (path / name).is_file() or own.read_bytes() != (path / name).read_bytes():
+            raise UserError(f"{own}: not what it was when the run began ({path / name}). Start a new run for that")
     if (before := read_dataset(path)["fold"]) != fold:
         raise UserError(f"{path}: the run validates on fold {before}, not on fold {fold}; name another --run for that")
 
@@ -107,9 +114,18 @@ def record_run(path: Path, config: Config, store: Path, dataset: Dataset, fold: 
     named = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key, "fold": fold}
     write_json(path / "dataset.json", named)
     task, model = config.values["training"]["task"], config.values["model"]
+    for name, own in own_files(config, dataset).items():
+        write_atomically(path / name, own.read_bytes())
     write_json(path / "encoder.json", describe_encoder(task, model, dataset, fold))
     header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
     write_atomically(path / "config.yaml", f"{header}\n{config.dump()}".encode())
+
+
+def own_files(config: Config, dataset: Dataset) -> dict[str, Path]:
+    """A user's own files, by what a run calls its copies. Raises UserError where one is gone or has changed."""
+    task = config.values["training"]["task"]
+    named = {FEATURES: features_plugin(dataset, config.values["data"]), TASK: Path(task) if is_own_task(task) else None}
+    return {name: path for name, path in named.items() if path}
 
 
 def saved_config(run: Path) -> Config:
@@ -166,7 +182,10 @@ def open_run(run: Path, store: Path | None = None) -> tuple[TrainerConfig, Datas
             f"{run}: trained on dataset {described['key']}, but {described['name']} is now {dataset.entry.key}. Unless "
             f"its sources have changed, this makes it the old one again in a moment:\n  {shlex.join(words)}"
         )
-    return parse_trainer(config), dataset, described["fold"]
+    trainer = parse_trainer(config)
+    if is_own_task(trainer.training.task):  # as it was
+        trainer = replace(trainer, training=trainer.training.model_copy(update={"task": str(run / TASK)}))
+    return trainer, dataset, described["fold"]
 
 
 def read_dataset(run: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ R resamples, W weeks.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,16 +140,20 @@ class Scores:
 class Consistency:
     """How many coarse bars are what their children make: of the truth, the model and the baselines."""
 
-    def __init__(self, tick: float) -> None:
-        self.tick = tick
+    def __init__(self) -> None:
         self.eligible = 0
-        # coarse bars that agree, and the sum of their mean distances over open, high, low and close
+        # coarse bars that agree, and the sum of their mean distances over open, high, low and close, in ticks
         self.sums = {name: np.zeros(2) for name in ("truth", *PREDICTORS)}
 
     def add(
-        self, rows: list[Tensor], hidden_BL: Tensor, truths: list[Tensor], guesses: list[dict[str, Tensor]]
+        self,
+        tick: float,
+        rows: list[Tensor],
+        hidden_BL: Tensor,
+        truths: list[Tensor],
+        guesses: list[dict[str, Tensor]],
     ) -> None:
-        """Take in a fine timeframe and the next coarser one: base rows, and log prices predicted or true.
+        """Take in a fine timeframe and the next coarser one of a symbol: base rows, and log prices predicted or true.
 
         Eligible are coarse bars all of whose children are in the window and at least one of them hidden (`hidden_BL`).
         """
@@ -159,26 +163,28 @@ class Consistency:
         for name, sums in self.sums.items():
             fine, coarse = truths if name == "truth" else (guess[name] for guess in guesses)
             gap_BCP = (aggregate(fine.exp(), children) - coarse.exp()).abs()[eligible_BC]
-            sums += [int((gap_BCP <= self.tick / 2).all(dim=-1).sum()), float(gap_BCP.mean(dim=-1).sum())]
+            sums += [int((gap_BCP <= tick / 2).all(dim=-1).sum()), float(gap_BCP.mean(dim=-1).sum()) / tick]
 
 
-def consistency_result(timeframes: tuple[str, ...], tick: float, pairs: list[Consistency]) -> dict[str, Any]:
+def consistency_result(timeframes: tuple[str, ...], ticks: Sequence[float], pairs: list[Consistency]) -> dict[str, Any]:
     """{"tick", "pairs": {"m1 → m5": {"eligible", "truth" or predictor: {"ratio", "gap_ticks"}}}}, or why there is none.
 
-    `gap_ticks` is the mean distance between a coarse bar's four prices and what its children make.
+    `tick` is null where symbols have different ones. `gap_ticks` is the mean distance between a coarse bar's four
+    prices and what its children make.
     """
+    tick = _number(ticks[0]) if len({*ticks}) == 1 else None
     if not pairs:
-        return {"tick": _number(tick), "pairs": {}, "reason": "there is one timeframe only"}
+        return {"tick": tick, "pairs": {}, "reason": "there is one timeframe only"}
     result = {}
     for fine, coarse, pair in zip(timeframes, timeframes[1:], pairs, strict=False):
         of: dict[str, Any] = {"eligible": pair.eligible}
         for name, sums in pair.sums.items():
             (equal, gap), n = sums.tolist(), pair.eligible
-            of[name] = {"ratio": equal / n if n else None, "gap_ticks": _number(gap / n / pair.tick if n else math.nan)}
+            of[name] = {"ratio": equal / n if n else None, "gap_ticks": _number(gap / n if n else math.nan)}
         if not pair.eligible:
             of["reason"] = f"no window holds all {fine} bars inside one of {coarse} and hides any of them"
         result[f"{fine} → {coarse}"] = of
-    return {"tick": _number(tick), "pairs": result}
+    return {"tick": tick, "pairs": result}
 
 
 def summary(result: dict[str, Any], windows: int, weeks: int, window_days: float) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One training session: from an open dataset to the summary, with the start explained line by line."""
 
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ from cache.console import Console
 from cache.reader import Dataset
 from configs.errors import UserError
 from trainer.checkpoint import has_checkpoint
-from trainer.classify import classify_task
 from trainer.compiled import CompiledEntry
 from trainer.config import TrainerConfig, TrainingConfig
 from trainer.data import WindowSource
@@ -24,13 +22,11 @@ from trainer.memory import out_of_memory_advice
 from trainer.model import WindowModel, model_info
 from trainer.progress import TrainingBar
 from trainer.ranks import Ranks, join_ranks, part_ways
-from trainer.reconstruct import reconstruct_task
 from trainer.runs import write_json
 from trainer.signals import stop_request
-from trainer.step import autocast, epoch_steps
+from trainer.step import autocast, epoch_steps, kernels_wanted
 from trainer.task import Task
-
-TASKS: dict[str, Callable[..., Task]] = {"reconstruct": reconstruct_task, "classify": classify_task}
+from trainer.tasks import make_task
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,10 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console, fold
         if training.overfit:  # what it is trained on is what it is tried on
             if training.overfit > len(source.train):
                 console.line(f"  training.overfit = {training.overfit}: there are only {len(source.train):,} windows")
-            source.train = source.train.first(training.overfit)
-            source.val = source.train.ranges[0]
+            source.overfit(training.overfit)
         steps_per_epoch = epoch_steps(training, source)
     with console.phase("build model"):
-        task = TASKS[training.task](config, dataset, device, fold)
+        task = make_task(config, dataset, device, fold)
         if training.monitor not in task.monitors:
             raise UserError(
                 f"training.monitor = {training.monitor} is not measured by training.task = {training.task} on "
@@ -94,11 +89,17 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console, fold
         f"training windows, {len(source.val):,} validation windows of "
         f"{' '.join(f'{name}×{length}' for name, length in dataset.seq_lens.items())}"
     )
+    if len(source.symbols) > 1:
+        held_out = source.parts()["hold_out"].val if "hold_out" in source.parts() else None
+        told = f"; {len(held_out):,} windows of {len(held_out.ranges)} held out validate too" if held_out else ""
+        console.line(f"  {len(source.train.ranges)} of {len(source.symbols)} symbols train{told}")
     if device.type == "cuda":
         console.line(f"  batches are gathered on the {source.placement}: {source.reason}")
     console.line(f"  {model_info(model)} · {where} · {training.precision} · batches of {training.batch_size}")
     if counts := uneven_latents(dataset.seq_lens, config.model.latent_stride):
         remarks.append(f"windows have different numbers of latents ({counts}): Encoder and bin/encode need one for all")
+    if kernels_wanted(training, device) and (reason := model.without_kernels()):
+        remarks.append(f"steps take about twice as long without Triton's kernels: {reason}")
     for remark in remarks:
         console.line(f"  {remark}")
     described = describe_encoder(training.task, config.model.model_dump(), dataset, fold)
@@ -109,8 +110,9 @@ def one_batch(session: Session, size: int) -> None:
     """Forward and backward of a batch of `size` windows, as in training."""
     session.model.zero_grad(set_to_none=True)
     index = session.source.train.at(torch.arange(size) % len(session.source.train))
+    batch = session.source.gather(index)
     with autocast(session.config.precision, session.source.device):
-        loss = session.task.training_losses(session.model, session.source.gather(index), 0)["loss"]
+        loss = session.task.training_losses(session.model, batch, session.task.drawn(batch, 0))["loss"]
     loss.backward()
 
 

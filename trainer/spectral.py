@@ -26,18 +26,18 @@ def fitting_scales(n_ffts: Sequence[int], lengths: Sequence[int]) -> tuple[tuple
         ValueError: if none fits one of the lengths, or one is below 4.
     """
     if any(n_fft < _SHORTEST for n_fft in n_ffts):
-        raise ValueError(f"loss.stft.n_ffts is {list(n_ffts)}: a frame needs at least {_SHORTEST} bars")
+        raise ValueError(f"loss.stft.n_ffts = {list(n_ffts)}, and a frame needs {_SHORTEST} bars at least")
     fitting = tuple(tuple(n_fft for n_fft in n_ffts if n_fft <= length) for length in lengths)
     for found, length in zip(fitting, lengths, strict=True):
         if not found:
             raise ValueError(
-                f"loss.stft.n_ffts is {list(n_ffts)}, and none of them fits a window of {length} bars: add one of at "
+                f"loss.stft.n_ffts = {list(n_ffts)}, and none of them fits a window of {length} bars; add one of at "
                 f"most {length}, or lengthen data.window.seq_len"
             )
     return fitting
 
 
-def stft(prediction_BLC: Tensor, target_BLC: Tensor, n_ffts: Sequence[int], epsilon: float = EPSILON) -> Tensor:
+def stft(prediction_BLC: Tensor, target_BLC: Tensor, maps: Sequence[Tensor], epsilon: float = EPSILON) -> Tensor:
     """Multi-resolution STFT loss: a scalar, float32 (float64 if an input is).
 
     The mean over n_fft of ‖|S| − |Ŝ|‖_F / ‖|S|‖_F + mean |log|S| − log|Ŝ||, with S of the target and magnitudes
@@ -53,17 +53,10 @@ def stft(prediction_BLC: Tensor, target_BLC: Tensor, n_ffts: Sequence[int], epsi
     Args:
         prediction_BLC: composite signals, any floating dtype.
         target_BLC: true signals of the same shape.
-        n_ffts: frame lengths in bars, of any factorisation; see `fitting_scales`.
+        maps: `frames` of as many bars, one for each frame length, of any factorisation.
         epsilon: ε.
-
-    Raises:
-        ValueError: if there is no frame length, or one is below 4 or longer than the sequence.
     """
     assert prediction_BLC.shape == target_BLC.shape
-    length = target_BLC.shape[-2]
-    if fitting_scales(n_ffts, [length]) != (tuple(n_ffts),):
-        raise ValueError(f"STFT frames of {max(n_ffts)} bars do not fit a sequence of {length}")
-    maps = [_of_frames(length, n_fft, target_BLC) for n_fft in n_ffts]
     true_power, predicted_power = (
         [_power(spectra, epsilon) for spectra in _spectra(signal, maps)] for signal in (target_BLC, prediction_BLC)
     )
@@ -77,7 +70,9 @@ def stft(prediction_BLC: Tensor, target_BLC: Tensor, n_ffts: Sequence[int], epsi
     return torch.stack(terms).mean(dim=0)
 
 
-def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float = EPSILON) -> Tensor:
+def amplitude_phase(
+    prediction_BLC: Tensor, target_BLC: Tensor, fourier_2LK: Tensor, epsilon: float = EPSILON
+) -> Tensor:
     """Amplitude and phase of whole windows: a scalar in [0, 2], float32 (float64 if an input is).
 
     The mean over windows and channels of ½(1 − corr(log|X|, log|X̂|)) + ½(1 − Σ w_k cos Δφ_k), w_k = |X_k|²/Σ|X|²,
@@ -91,6 +86,7 @@ def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float =
     Args:
         prediction_BLC: composite signals, any floating dtype.
         target_BLC: true signals of the same shape.
+        fourier_2LK: `fourier` of as many bars.
         epsilon: ε.
 
     Raises:
@@ -100,7 +96,7 @@ def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float =
     length = target_BLC.shape[-2]
     if length < _SHORTEST:
         raise ValueError(f"amplitudes and phases need windows of at least {_SHORTEST} bars, not {length}")
-    whole = [_fourier(length, target_BLC)[..., 1:]]
+    whole = [fourier_2LK[..., 1:]]
     # The mean is no part of frequencies above 0; taken off before, its rounding errors are not either.
     signals = (x.to(whole[0].dtype) for x in (target_BLC, prediction_BLC))
     (true_2BCK,), (predicted_2BCK,) = (_spectra(x - x.mean(-2, keepdim=True), whole) for x in signals)
@@ -116,31 +112,37 @@ def amplitude_phase(prediction_BLC: Tensor, target_BLC: Tensor, epsilon: float =
     return ((1 - correlation_BC) / 2 + (1 - (weight_BCK * cosine_BCK).sum(-1)) / 2).mean(dim=(-2, -1))
 
 
-def _fourier(n: int, like: Tensor) -> Tensor:
-    """Cosines and −sines of the n // 2 + 1 frequencies of n bars: [2, N, K], on the device of `like`."""
-    bar_N = torch.arange(n, device=like.device)
-    turns_NK = (bar_N[:, None] * bar_N[: n // 2 + 1]) % n  # whole turns left out before they cost precision
-    angle_NK = 2 * torch.pi / n * turns_NK.double()
-    return torch.stack([angle_NK.cos(), -angle_NK.sin()]).to(torch.promote_types(like.dtype, torch.float32))
+def fourier(length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Cosines and −sines of the length // 2 + 1 frequencies of a window: [2, L, K]."""
+    bar_L = torch.arange(length, device=device)
+    turns_LK = (bar_L[:, None] * bar_L[: length // 2 + 1]) % length  # whole turns left out before they cost precision
+    angle_LK = 2 * torch.pi / length * turns_LK.double()
+    return torch.stack([angle_LK.cos(), -angle_LK.sin()]).to(dtype)
 
 
-def _of_frames(length: int, n_fft: int, like: Tensor) -> Tensor:
-    """What makes the spectra of all frames, under a Hann window, of a signal of `length` bars: [2, L, T·K]."""
+def frames(length: int, n_fft: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What makes the spectra of all frames of `n_fft` bars, under a Hann window, of a window: [2, L, T·K].
+
+    Raises:
+        ValueError: if there are fewer than 4 bars in a frame, or more than in the window.
+    """
+    if not _SHORTEST <= n_fft <= length:
+        raise ValueError(f"STFT frames of {n_fft} bars do not fit a sequence of {length}")
     hop = n_fft // 4
     surplus = (length - n_fft) % hop
-    fourier_2NK = _fourier(n_fft, like)
-    hann_N = torch.hann_window(n_fft, dtype=fourier_2NK.dtype, device=like.device)
-    bars_LL = torch.eye(length, dtype=fourier_2NK.dtype, device=like.device)
+    hann_N = torch.hann_window(n_fft, dtype=dtype, device=device)
+    bars_LL = torch.eye(length, dtype=dtype, device=device)
     frames_LTN = bars_LL[:, surplus:].unfold(-1, n_fft, hop) * hann_N
-    with torch.autocast(like.device.type, enabled=False):
-        return (frames_LTN @ fourier_2NK[:, None]).flatten(2)
+    with torch.autocast(device.type, enabled=False):
+        return (frames_LTN @ fourier(n_fft, device, dtype)[:, None]).flatten(2)
 
 
 def _spectra(x_BLC: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     """What each of the maps [2, L, X] makes of the signals: real and imaginary parts [2, B, C, X]."""
     columns = torch.cat([one.transpose(0, 1).flatten(1) for one in maps], dim=1)
     with torch.autocast(x_BLC.device.type, enabled=False):
-        spectra = x_BLC.to(columns.dtype).transpose(-2, -1) @ columns
+        rows = x_BLC.to(columns.dtype).transpose(-2, -1)
+        spectra = (rows.reshape(-1, rows.shape[-1]) @ columns).view(*rows.shape[:-1], -1)
     parts = spectra.split([2 * one.shape[-1] for one in maps], dim=-1)
     return [torch.stack(part.chunk(2, dim=-1)) for part in parts]
 

@@ -23,6 +23,7 @@ from trainer.ranks import Ranks
 from trainer.task import Task
 
 OVERFIT_STEPS = 100  # an epoch, where nothing else is said
+_AHEAD = 32  # steps whose window numbers are drawn at once: it takes some hundred kernels, however many
 # Before the graph is captured: libraries choose their kernels, and allocate, in the first ones. DistributedDataParallel
 # wants eleven.
 _EAGER_STEPS = {False: 3, True: 11}
@@ -51,6 +52,8 @@ class TrainingStep:
         self.config, self.source, self.ranks = config, source, ranks
         self.task: Task = task
         self._compiled = config.step == "compile" and source.device.type == "cuda"
+        if kernels_wanted(config, source.device) and not model.without_kernels():
+            model.use_kernels()
         if self._compiled:
             self.task = task.compiled()
             model.compile_regions()
@@ -67,7 +70,11 @@ class TrainingStep:
         self._number = torch.zeros((), dtype=torch.int64, device=source.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
-        self._ready: list[list[Tensor]] = []  # a list a batch: its window numbers, and what was fetched of them
+        self._numbers = torch.empty(0)  # window numbers, int64 [_AHEAD, accumulate, B], of the steps of this table:
+        self._table: int | None = None
+        # A list a batch: its window numbers, what was fetched of them and, on a GPU, what the task has drawn for them.
+        self._ready: list[list[Tensor]] = []
+        self._n_fetched = 0
         self._side = torch.cuda.Stream(source.device) if source.placement == "device" else None
 
     def start_at(self, step: int) -> None:
@@ -88,7 +95,11 @@ class TrainingStep:
         """Do the next step."""
         torch.manual_seed((self.config.seed << 32) + self.done)  # dropout, too, depends on nothing but seed and step
         if self._side is None or not self._ready:
-            self._make_ready(self._load(torch.tensor(self.done)))
+            self._tabulate(self.done)
+            loaded = self._load(torch.tensor(self.done))
+            self._make_ready(loaded if self._side is None else self._draw(loaded, self._number))
+        if self._side is not None:
+            self._tabulate(self.done + 1)
         if self._graph is not None:
             self._graph.replay()
         elif self._captures and self._eager_steps == _EAGER_STEPS[self.ranks.world > 1]:
@@ -114,26 +125,25 @@ class TrainingStep:
     def _body(self) -> None:
         """What the device does in a step: train on the batches that are ready and, beside it, fetch the next ones."""
         if self._side is None:
-            self._train()
+            self._train(self._draw(self._ready, self._number))
         else:
             self._side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._side):
-                following = self._load(self._number + 1)
-            self._train()
+                following = self._draw(self._load(self._number + 1), self._number + 1)
+            self._train(self._ready)
             torch.cuda.current_stream().wait_stream(self._side)
             self._make_ready(following)
         self._number += 1
 
-    def _train(self) -> None:
+    def _train(self, batches: list[list[Tensor]]) -> None:
         config, optimizer = self.config, self.optimizer
         self.model.zero_grad(set_to_none=True)
         optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
-        epoch = 0 if config.overfit else self._number // self.steps_per_epoch
-        for part, (index, *fetched) in enumerate(self._ready, start=1):
-            batch = self.source.batch(index, fetched)
+        for part, (index, *tensors) in enumerate(batches, start=1):
+            batch = self.source.batch(index, tensors[: self._n_fetched])
             with self.ranks.unsynchronised(self.model, last=part == config.accumulate):
                 with autocast(config.precision, self.source.device):
-                    losses = self.task.training_losses(self.model, batch, epoch)
+                    losses = self.task.training_losses(self.model, batch, tensors[self._n_fetched :])
                 self.scaler.scale(losses["loss"] / config.accumulate).backward()
             self.log.add(losses, self._number + 1)
         gradients = optimizer.gradients()
@@ -145,17 +155,37 @@ class TrainingStep:
             self.average.update(self._number)
 
     def load_next(self) -> None:
-        """Fetch the batches of the next step and drop them: what fetching costs."""
+        """Fetch the batches of a step and drop them: what fetching costs."""
+        self._tabulate(self.done)
         self._load(self._number if self._side else torch.tensor(self.done))
+
+    def _draw(self, loaded: list[list[Tensor]], number: Tensor) -> list[list[Tensor]]:
+        """The batches of step `number` with what the task draws for them."""
+        epoch = torch.zeros_like(number) if self.config.overfit else number // self.steps_per_epoch
+        return [
+            [index, *fetched, *self.task.drawn(self.source.batch(index, fetched), epoch)] for index, *fetched in loaded
+        ]
+
+    def _tabulate(self, step: int) -> None:
+        """Tell the window numbers of all steps that share a table with this one, unless they are there."""
+        if step // _AHEAD == self._table:
+            return
+        self._table = step // _AHEAD
+        steps = torch.arange(_AHEAD, device=self.source.home)[:, None, None] + self._table * _AHEAD
+        parts = torch.arange(self.config.accumulate, device=self.source.home)[:, None]
+        epoch, step_of_epoch = steps // self.steps_per_epoch, steps % self.steps_per_epoch
+        batch = step_of_epoch * self.config.accumulate + parts
+        found = train_windows(self.config, self.source, epoch, batch, self.ranks.rank, self.ranks.world)
+        if self._numbers.numel():
+            self._numbers.copy_(found)  # where the graph reads them
+        else:
+            self._numbers = found.contiguous()
 
     def _load(self, number: Tensor) -> list[list[Tensor]]:
         """The batches of step `number`, on the device."""
-        epoch, step = number // self.steps_per_epoch, number % self.steps_per_epoch
-        loaded = []
-        for part in range(self.config.accumulate):
-            place = step * self.config.accumulate + part
-            index = train_windows(self.config, self.source, epoch, place, self.ranks.rank, self.ranks.world)
-            loaded.append([index.to(self.source.device), *self.source.fetch(index)])
+        index = self._numbers.index_select(0, (number % _AHEAD).view(1).to(self._numbers.device))[0]
+        loaded = [[part.to(self.source.device), *self.source.fetch(part)] for part in index]
+        self._n_fetched = len(loaded[0]) - 1
         return loaded
 
     def _make_ready(self, loaded: list[list[Tensor]]) -> None:
@@ -167,18 +197,25 @@ class TrainingStep:
                 torch._foreach_copy_(ready, fresh)
 
 
+def kernels_wanted(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether the model's blocks are to be done by Triton kernels, if they can be."""
+    return device.type == "cuda" and config.precision != "fp32" and config.step != "eager"
+
+
 def train_windows(
     config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor, rank: int = 0, world: int = 1
 ) -> Tensor:
-    """A rank's window numbers of a batch of an epoch, int64 [batch_size / world], on the device of `epoch` and `batch`.
+    """A rank's window numbers of batches of epochs [..., 1], int64 [..., batch_size / world], on their device.
 
     With `overfit`, the same few windows always.
     """
     size, device = config.batch_size // world, batch.device
     if config.overfit:
-        return source.train.at((torch.arange(size, device=device) + rank * size) % len(source.train))
-    places = batch_indices(batch, size, len(source.train), config.seed, epoch, rank, world, device)
-    return source.train.at(places)
+        same = (torch.arange(size, device=device) + rank * size) % len(source.train)
+        return source.train.at(same).expand(*batch.shape[:-1], -1)
+    block = config.shuffle_block
+    places = batch_indices(batch, size, len(source.train), config.seed, epoch, rank, world, device, block)
+    return source.train.at(places, epoch)
 
 
 def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:

@@ -18,7 +18,8 @@ import click
 
 from cache.console import Console, command, examples, run
 from cache.files import in_words
-from cache.reader import Dataset, StoreError, open_dataset, read_ref
+from cache.plugin import features_plugin
+from cache.reader import AT_ONCE, Dataset, StoreError, open_dataset, read_ref
 from cache.recipes import AnyRecipe, parse_recipe
 from cache.uses import record_use
 from configs.errors import UserError
@@ -108,19 +109,21 @@ def main(
 
     def train_one(at: Path, fold: int | None, resume: bool) -> dict[str, Any]:
         from trainer.session import initialise, open_session, run_session  # after torch, which they load
+        from trainer.tasks import blamed
 
-        session = open_session(trainer, dataset, console, fold)
-        initialise(session, at, resume, console)
-        if find_lr:
-            try_learning_rates(session, at, console)
-            return {}
-        if profile:
-            profile_steps(session, at, profile, console)
-            return {}
-        if is_main() and not resume:
-            record_run(at, config, store, dataset, fold)
-        console.line(f"  run {at}")
-        return run_session(session, at, resume, console)
+        with blamed(trainer):
+            session = open_session(trainer, dataset, console, fold)
+            initialise(session, at, resume, console)
+            if find_lr:
+                try_learning_rates(session, at, console)
+                return {}
+            if profile:
+                profile_steps(session, at, profile, console)
+                return {}
+            if is_main() and not resume:
+                record_run(at, config, store, dataset, fold)
+            console.line(f"  run {at}")
+            return run_session(session, at, resume, console)
 
     with run_lock(path) if is_main() else nullcontext():
         if fold == "all":
@@ -182,9 +185,12 @@ def profile_steps(session: "Session", path: Path, steps: int, console: Console) 
 
 
 def built_seconds(dataset: Dataset) -> float:
-    """What it took to build the windows and streams of a dataset."""
-    parts = {e.key: e for s in dataset.symbols.values() for e in (s.windows, *s.streams.values())}
-    return sum(float(entry.manifest["built"]["seconds"]) for entry in parts.values())
+    """What it took to build the windows and streams of a dataset; of many symbols, by what it took for the first."""
+    known = [dataset.symbols[symbol] for symbol in list(dataset.symbols)[:AT_ONCE]]
+    parts = {e.key: e for s in known for e in (s.windows, *s.streams.values())}
+    return (
+        sum(float(entry.manifest["built"]["seconds"]) for entry in parts.values()) * len(dataset.symbols) / len(known)
+    )
 
 
 def open_checked(store: Path, recipe: AnyRecipe, config: Config) -> Dataset:
@@ -200,6 +206,7 @@ def open_checked(store: Path, recipe: AnyRecipe, config: Config) -> Dataset:
         lines = [f"  {key}: the store has {old}, the configuration wants {new}" for key, old, new in changed]
         what = f"{store}: the dataset {recipe.name} was built from another recipe:"
         raise StoreError("\n".join([what, *lines, "Build it first:", f"  {shlex.join([*words, dataset.data_dir])}"]))
+    features_plugin(dataset, recipe.model_dump())
     return dataset
 
 

@@ -219,9 +219,9 @@ CASES: dict[str, Case] = {
         r"row 1 has 1 field, but the header has 5: '\x00\x00\x00\x00\x00\x00\x00\x00'; correct or remove the row",
     ),
     # --- nothing in it
-    "parquet without rows": Case(lambda path: bars()[:0].to_parquet(path), "holds no rows"),
-    "parquet without rows / Arrow": Case(lambda path: bars()[:0].to_feather(path), "holds no rows"),
-    "parquet without rows / text": Case(lines(), "holds no rows"),
+    "parquet without rows": Case(lambda path: bars()[:0].to_parquet(path), "holds no rows; fetch it again"),
+    "parquet without rows / Arrow": Case(lambda path: bars()[:0].to_feather(path), "holds no rows; fetch it again"),
+    "parquet without rows / text": Case(lines(), "holds no rows; fetch it again"),
     "all rows dropped": Case(
         parquet(low=-1.0),
         "data.source.policy leaves none of its rows: it drops 60 for not_positive. Look at the file, or fetch it again",

@@ -171,7 +171,7 @@ def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
 
     def multiply(manifest: dict[str, Any]) -> None:
         manifest["components"]["inputs"] = dict.fromkeys(symbols, manifest["components"]["inputs"]["TEST"])
-        for part in ("purged", "lengths", "weights"):
+        for part in ("purged", "lengths", "weights", "statistics"):
             manifest[part] = dict.fromkeys(symbols, manifest[part]["TEST"])
         for part in manifest["splits"].values():
             part["windows"] = dict.fromkeys(symbols, part["windows"]["TEST"])

@@ -215,8 +215,8 @@ def fit_on_everything_and_lie(patch: pytest.MonkeyPatch) -> None:
     def fit(bars, features, train_rows, where):
         return replace(honest(bars, features, len(bars), where), rows=train_rows)
 
-    def normalise(bars, features, statistics, where):
-        return scale(bars, features, replace(statistics, rows=len(bars)), where)
+    def normalise(bars, features, statistics, where, first):
+        return scale(bars, features, replace(statistics, rows=len(bars)), where, first)
 
     for module in (bars_execute, certify_streams):
         patch.setattr(module, "fit_statistics", fit)
@@ -286,8 +286,8 @@ def publish_with_the_last_child(patch: pytest.MonkeyPatch) -> None:
 def one_too_many(patch: pytest.MonkeyPatch) -> None:
     honest = bars_execute.align
 
-    def windows(bars, recipe, dropped):
-        for ends, time in honest(bars, recipe, dropped):
+    def windows(bars, recipe, dropped, first):
+        for ends, time in honest(bars, recipe, dropped, first):
             ends[:, 2] = np.minimum(ends[:, 2] + 1, len(bars["h1"]))
             yield ends, time
 
@@ -298,8 +298,8 @@ def one_too_few(patch: pytest.MonkeyPatch) -> None:
     """No leak, but no window of this time either."""
     honest = bars_execute.align
 
-    def windows(bars, recipe, dropped):
-        for ends, time in honest(bars, recipe, dropped):
+    def windows(bars, recipe, dropped, first):
+        for ends, time in honest(bars, recipe, dropped, first):
             ends[5001, 2] -= 1
             yield ends, time
 
@@ -310,8 +310,8 @@ def one_too_many_once(patch: pytest.MonkeyPatch) -> None:
     """A single window of them all."""
     honest = bars_execute.align
 
-    def windows(bars, recipe, dropped):
-        for ends, time in honest(bars, recipe, dropped):
+    def windows(bars, recipe, dropped, first):
+        for ends, time in honest(bars, recipe, dropped, first):
             ends[5001, 1] += 1
             yield ends, time
 
@@ -484,7 +484,7 @@ def reseal(entry: Path, array: str, change: Callable[[np.ndarray], Any]) -> None
     rows = np.memmap(path, described["dtype"], mode="r+", shape=tuple(described["shape"]))
     change(rows)
     rows.flush()
-    change_manifest(entry, lambda manifest: manifest["arrays"][array].update(md5=file_md5(path)))
+    change_manifest(entry, lambda manifest: manifest["arrays"][array].update(md5=[file_md5(path)]))
 
 
 def put(at: Any, value: Any) -> Callable[[np.ndarray], None]:

@@ -124,7 +124,11 @@ def test_embeddings_of_a_dataset(place: Place):
     folder = place.folder / "all" / part["path"]
     attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
     fields = attributes["components"]["fields"]
-    assert fields == {**{name: described[name] for name in ("weights", "dataset", "split")}, "windows": part["windows"]}
+    assert fields == {
+        **{name: described[name] for name in ("weights", "dataset", "split")},
+        "symbol": "TEST",
+        "windows": part["windows"],
+    }
     assert attributes["run"] == described["run"]
     windows = part["windows"][1]
     mapped = np.memmap(folder / "embedding/c/0/0/0/0", "<f4", "r", shape=(windows, 3, 8, 32))

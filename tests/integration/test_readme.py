@@ -1,35 +1,25 @@
 """Every command of the README is run, in a folder that looks like a fresh checkout, on little data."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+from tests.checkout import ROOT, blocks_of, make_checkout, run
+
 REAL_BARS = ROOT.parent / "shared" / "data" / "bars"
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+BLOCKS = blocks_of(ROOT / "README.md")
+COMMANDS = [command for block in BLOCKS if block.language == "sh" for command in block.commands]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkout = tmp_path_factory.mktemp("place") / "main"
-    for name in ("bin", "cache", "configs", "pipeline", "trainer"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "constraints.txt"):
-        shutil.copy2(ROOT / name, checkout / name)
-    (checkout / ".venv").symlink_to(ROOT / ".venv")
-    (mine,) = (block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "name: mine" in block)
-    (checkout / "configs/mine.yaml").write_text(mine)
+    checkout = make_checkout(tmp_path_factory.mktemp("place"))
+    for block in BLOCKS:
+        if block.path:
+            (checkout / block.path).write_text(block.text)
     demo = checkout / "configs/demo.yaml"  # few steps, and few windows to evaluate
     shorter = {"val_fraction: 0.2": "val_fraction: 0.05", "max_epochs: 4": "max_epochs: 1", "epoch: 150": "epoch: 10"}
     for long, short in shorter.items():
@@ -42,15 +32,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         beginning = pq.read_table(REAL_BARS / "sse_composite_m1.parquet").slice(0, 42_000)
         pq.write_table(beginning, bars / "sse_composite_m1.parquet")
     return checkout
-
-
-def run(command: str, checkout: Path) -> str:
-    home = {"HOME": str(checkout.parent / "home")}
-    done = subprocess.run(
-        command, shell=True, cwd=checkout, env=os.environ | home, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
 
 
 def test_all_commands_in_order(checkout: Path) -> None:
@@ -79,7 +60,21 @@ def test_the_demo_and_its_second_run(checkout: Path) -> None:
             run(suggestion, checkout)
 
 
-def test_the_python_of_the_format_reads_a_store(checkout: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/format.md").read_text(), re.DOTALL)
-    printed = run(f"{ROOT / '.venv/bin/python'} - <<'CODE'\n{code}\nCODE", checkout)
-    assert printed.count("[") == 65  # 64 bars, each a row of the printed array
+def test_the_python_of_the_readme(checkout: Path) -> None:
+    """It names frames that a reader has; here they are made of the demo's bars."""
+    if not (checkout / "runs/demo/best.safetensors").exists():
+        run("bin/demo", checkout)
+    (code,) = (block.text for block in BLOCKS if block.language == "python")
+    frames = """import pandas
+m1 = pandas.read_parquet("data/demo/simfx_m1.parquet").set_index("timestamp")
+m1 = m1[: m1.index[m1.index.minute == 59][-1]]  # to the end of an hour
+ways = dict(open="first", high="max", low="min", close="last")
+m5, m15, h1 = (m1.resample(f"{minutes}min").agg(ways).dropna() for minutes in (5, 15, 60))
+"""
+    (checkout / "block.py").write_text(f"{frames}\n{code}\nprint(embedding.shape)\n")
+    assert "[1, 4, 12, 48]" in run(".venv/bin/python block.py", checkout)
+
+
+def test_every_block_of_the_readme_is_of_a_kind_that_is_run() -> None:
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "text", "mermaid", ""}
+    assert all(block.path for block in BLOCKS if block.language == "yaml")

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache.inspect_command import list_command, show_command, stats_command
-from cache.part import part_of
+from cache.part import part_of, universe_of
 from cache.reader import Dataset, Entry, StoreError, open_dataset, open_entry
 from cache.transfer_command import export_command, import_command
 from cache.verify import check_content, check_metadata
@@ -183,14 +183,13 @@ def test_what_asks_for_no_fold_or_a_wrong_one(dataset: Dataset, test_store: Path
             part_of(dataset, fold)
     bars = open_dataset(test_store, "test")
     assert bars.kind == "bars" and bars.folds == []
-    part = part_of(bars)
-    assert list(part.streams) == ["m1", "m5", "m15"]
-    assert (part.train, part.val) == (
-        (range(*bars.splits["train"]["windows"]["TEST"]),),
-        range(*bars.splits["val"]["windows"]["TEST"]),
-    )
+    universe = universe_of(bars)
+    assert list(universe.streams) == ["m1", "m5", "m15"]
+    assert {name: part.tolist() for name, part in universe.parts.items()} == {
+        name: [bounds["windows"]["TEST"]] for name, bounds in bars.splits.items()
+    }
     with pytest.raises(UserError, match="test is made of bars, which are split by time and have no folds"):
-        part_of(bars, 0)
+        universe_of(bars, 0)
 
 
 def md5s(store: Path) -> dict[str, dict[str, str]]:
@@ -354,7 +353,7 @@ def test_reading_needs_numpy_only(store: Path):
     code = f"""
 import sys
 from pathlib import Path
-from cache.part import part_of
+from cache.part import part_of, universe_of
 from cache.reader import open_dataset
 part = part_of(open_dataset(Path({str(store)!r}), "imu"), 1)
 assert part.streams["sequence"].array("values").shape == ({350 * LENGTH}, 8)

@@ -467,8 +467,8 @@ def test_runs_are_numbered_and_short_options_and_precisions_work(elsewhere: Path
             "training.batch_size or training.accumulate",
         ),
         (["model.d_model=30"], "model.d_model (30) must be a multiple of 2 · model.n_heads (2 · 4)"),
-        (["masking.span_max=33"], "m1: masking.span_max is 33, but a window has 32 bars only: lower it, or lengthen"),
-        (["loss.stft.n_ffts=[64]"], "m1: loss.stft.n_ffts is [64], and none of them fits a window of 32 bars: add one"),
+        (["masking.span_max=33"], "m1: masking.span_max = 33, and a window has 32 bars only; lower it, or lengthen"),
+        (["loss.stft.n_ffts=[64]"], "m1: loss.stft.n_ffts = [64], and none of them fits a window of 32 bars; add one"),
     ],
 )
 def test_what_cannot_be_trained_ends_with_1(

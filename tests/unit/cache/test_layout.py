@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cache.layout import (
     CHUNK_ROWS,
+    SHARD_ROWS,
     TIME_ATTRIBUTES,
     ArraySpec,
     array_metadata,
@@ -20,7 +21,8 @@ from cache.layout import (
     metadata_bytes,
     padded_rows,
     shard_bytes,
-    shard_index,
+    shard_count,
+    shards,
 )
 
 
@@ -40,13 +42,21 @@ def test_chunks(rows: int, chunk: int, padded: int):
     assert (chunk_rows(rows), padded_rows(rows)) == (chunk, padded)
 
 
-@given(st.integers(1, 10**9), st.integers(1, 64))
+@given(st.integers(1, 3 * SHARD_ROWS), st.integers(1, 64))
 @example(CHUNK_ROWS, 8)
 @example(CHUNK_ROWS + 1, 8)
-def test_a_shard_is_padded_body_and_index(rows: int, row_bytes: int):
-    rows = min(rows, 10**7)
-    assert shard_bytes(rows, row_bytes) == padded_rows(rows) * row_bytes + len(shard_index(rows, row_bytes))
+@example(SHARD_ROWS, 8)
+@example(SHARD_ROWS + 1, 8)
+def test_shards_are_padded_bodies_and_indices(rows: int, row_bytes: int):
+    files = shards(rows)
+    assert shard_bytes(rows, row_bytes) == sum(one.padded * row_bytes + len(one.index(row_bytes)) for one in files)
+    assert shard_bytes(rows, row_bytes) == sum(one.file_bytes(row_bytes) for one in files)
+    assert shard_count(rows) == len(files)
+    assert sum(one.padded for one in files) == padded_rows(rows)
     assert 0 <= padded_rows(rows) - rows < chunk_rows(rows) <= CHUNK_ROWS
+    assert [one.start for one in files] == list(range(0, rows, SHARD_ROWS))
+    assert all(one.rows == SHARD_ROWS for one in files[:-1])
+    assert all(one.index(row_bytes) == shards(SHARD_ROWS)[0].index(row_bytes) for one in files[:-1])
 
 
 @pytest.mark.parametrize(
@@ -65,6 +75,7 @@ def test_fill_values():
 def test_the_place_of_a_body():
     assert body_path(Path("e"), "ohlc", 2) == Path("e/ohlc/c/0/0")
     assert body_path(Path("e"), "time", 1) == Path("e/time/c/0")
+    assert body_path(Path("e"), "ohlc", 2, 3) == Path("e/ohlc/c/3/0")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +132,11 @@ def test_metadata_is_written_in_one_way():
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(1, 140_000))
+@given(st.integers(1, SHARD_ROWS + 140_000))
 @example(CHUNK_ROWS)
+@example(SHARD_ROWS)
+@example(SHARD_ROWS + 1)
+@example(2 * SHARD_ROWS)
 @example(CHUNK_ROWS + 1)
 @example(2 * CHUNK_ROWS)
 def test_zarr_itself_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, rows: int):
@@ -134,12 +148,18 @@ def test_zarr_itself_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFact
         shape=data.shape,
         dtype="<f4",
         chunks=(chunk_rows(rows), 2),
-        shards=(padded_rows(rows), 2),
+        shards=(min(padded_rows(rows), SHARD_ROWS), 2),
         compressors=None,
         filters=None,
         fill_value=float("nan"),
         config={"write_empty_chunks": True},
     )
     array[:] = data
-    padding = np.full((padded_rows(rows) - rows, 2), np.nan, "<f4")
-    assert (path / "c/0/0").read_bytes() == data.tobytes() + padding.tobytes() + shard_index(rows, 8)
+    for shard in shards(rows):
+        values = data[shard.start : shard.start + shard.rows].tobytes()
+        padding = np.full((shard.padded - shard.rows, 2), np.nan, "<f4").tobytes()
+        written = (path / f"c/{shard.number}/0").read_bytes()
+        assert written[: len(values + padding)] == values + padding
+        if shard is not shards(rows)[-1] or rows <= SHARD_ROWS:
+            assert written == values + padding + shard.index(8)
+        assert shard.file_bytes(8) == len(values + padding + shard.index(8))

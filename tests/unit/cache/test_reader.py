@@ -84,13 +84,13 @@ def test_a_missing_entry(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("found", ["headstart/3", "headstart/5", "other", None, 5, ["headstart/4"]])
+@pytest.mark.parametrize("found", ["headstart/3", "headstart/6", "other", None, 5, ["headstart/5"]])
 def test_another_format(entry: Entry, tmp_path: Path, found: Any):
     group = json.loads((entry.path / "zarr.json").read_bytes())
     group["attributes"] = {"format": found, "arrays": "described otherwise"}
     (entry.path / "zarr.json").write_text(json.dumps(group))
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
-        f"{entry.path}: written in format {found}, this version reads headstart/4; run bin/build-cache again"
+        f"{entry.path}: written in format {found}, this version reads headstart/5; run bin/build-cache again"
     )
 
 
@@ -162,7 +162,7 @@ def test_a_manifest_that_is_not_a_group(entry: Entry, tmp_path: Path):
     )
 
 
-ARRAY = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes": {}, "bytes": 180, "md5": "0" * 32}
+ARRAY = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes": {}, "bytes": 180, "md5": ["0" * 32]}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ ARRAY = {"shape": [5, 4], "dtype": "<f8", "dims": ["time", "price"], "attributes
         ({"arrays": {"ohlc": {**ARRAY, "shape": ["x"]}}}, "arrays.ohlc.shape[0] is not a whole number"),
         ({"arrays": {"ohlc": {**ARRAY, "shape": [5.0, 4]}}}, "arrays.ohlc.shape[0] is not a whole number"),
         ({"arrays": {"ohlc": {**ARRAY, "shape": [True, 4]}}}, "arrays.ohlc.shape[0] is not a whole number"),
-        ({"arrays": {"ohlc": {**ARRAY, "md5": "0" * 31}}}, "arrays.ohlc.md5 is not an MD5"),
+        ({"arrays": {"ohlc": {**ARRAY, "md5": ["0" * 31]}}}, "arrays.ohlc.md5[0] is not an MD5"),
         ({"components": 5}, "components is not an object"),
         ({"components": {"stage": "bars", "version": 1, "fields": {}}}, "components.inputs is missing"),
         (
@@ -318,6 +318,18 @@ def entries_of(store: Path) -> dict[str, Path]:
         ),
         ("dataset", lambda m: m["components"].update(inputs={}), "there is no symbol, or no timeframe"),
         ("dataset", lambda m: m.update(warnings=[5]), "warnings[0] is not a text"),
+        ("dataset", lambda m: m["longest_gap"].pop("m5"), "longest_gap is not of the timeframes but the base"),
+        ("dataset", lambda m: m["statistics"].update(B=m["statistics"]["TEST"]), "statistics are not of the symbols"),
+        (
+            "dataset",
+            lambda m: m["statistics"]["TEST"]["std"][1].pop(),
+            "statistics.TEST are not of the timeframes and features",
+        ),
+        (
+            "dataset",
+            lambda m: m["statistics"]["TEST"].update(mean=[["0"] * 6] * 3),
+            "statistics.TEST are not of the timeframes and features",
+        ),
         ("windows", lambda m: m["arrays"].pop("ends"), "arrays.ends is missing"),
         ("windows", lambda m: m.update(timeframes=["m1"]), "timeframes are not as many as arrays.ends has columns"),
         ("m5", lambda m: m["arrays"].pop("close"), "arrays.close is missing"),

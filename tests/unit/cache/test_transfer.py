@@ -61,7 +61,9 @@ def take(path: Path, store: Path, rename: str | None = None, workers: int = 2) -
 def small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache.layout, "CHUNK_ROWS", 256)
+        cache.layout.shards.cache_clear()
         yield
+    cache.layout.shards.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def check_whole(store: Path) -> None:
         for path in (store / stage).glob("*"):
             assert not path.name.startswith("."), path
             for name, array in open_entry(store, stage, path.name).manifest["arrays"].items():
-                assert file_md5(body_path(path, name, len(array["shape"]))) == array["md5"]
+                assert [file_md5(body_path(path, name, len(array["shape"])))] == array["md5"]
 
 
 # There and back
@@ -235,7 +237,7 @@ def test_another_content_under_the_same_key(built: Path, archive: Path, tmp_path
     (store / "refs/test.json").unlink()
     stream = open_dataset(built, "test").symbols["TEST"].streams["m5"]
     manifest = json.loads(json.dumps(stream.manifest))
-    manifest["arrays"]["values"]["md5"] = "0" * 32
+    manifest["arrays"]["values"]["md5"] = ["0" * 32]
     (store / stream.path.relative_to(built) / "zarr.json").write_bytes(manifest_bytes(manifest))
     with pytest.raises(StoreError, match=r"other content under this key \(values\).*--store DIR"):
         take(archive, store)
@@ -625,7 +627,8 @@ FORGED = [
     (set_array("ohlc", dtype=8), "dtype is not a text"),
     (set_array("ohlc", dtype="<i8"), r"arrays.ohlc is not <f8 of 2 axes"),
     (set_array("ohlc", bytes=7), "not an array as this format has them"),
-    (set_array("ohlc", md5="x"), "md5 is not an MD5"),
+    (set_array("ohlc", md5=["0" * 32] * 2), "ohlc is not an array as this format has them"),
+    (set_array("ohlc", md5=["x"]), r"md5\[0\] is not an MD5"),
     (set_array("ohlc", dims=["time"]), "not an array as this format has them"),
     (set_array("ohlc", dims=3), "dims is not a list"),
     (set_array("ohlc", attributes=[]), "attributes is not an object"),
@@ -789,13 +792,14 @@ def test_pieces_cut_moved_and_doubled(archive: Path, tmp_path: Path, data: st.Da
 
 
 def test_a_claim_of_many_rows_ends_at_the_first_chunk_that_is_not_there(archive: Path, tmp_path: Path):
-    rows = 2**39
+    rows = 2**30
 
     def claim(manifest: dict[str, Any]) -> None:
         for array in manifest["arrays"].values():
             array["shape"][0] = rows
             row = int(np.prod(array["shape"][1:])) * np.dtype(array["dtype"]).itemsize
             array["bytes"] = cache.layout.shard_bytes(rows, row)
+            array["md5"] *= cache.layout.shard_count(rows)
 
     def agree(content: list[Member]) -> None:
         for place, (name, data) in enumerate(content):

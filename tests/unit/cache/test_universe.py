@@ -1,15 +1,20 @@
-"""The windows of many symbols in one numbering, and their rows read without a manifest of any symbol."""
+"""The windows of many symbols in one numbering, and their rows read without a manifest of any but the first."""
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache import reader
-from cache.part import Universe, universe_of
+from cache import layout, reader
+from cache import rows as rows_module
+from cache.keys import Components
+from cache.layout import ArraySpec
+from cache.part import universe_of
 from cache.reader import Dataset, StoreError, Symbols, open_dataset
-from cache.rows import Rows
+from cache.rows import Kind, RowReader, Rows
+from cache.writer import EntryWriter
 from pipeline.build import build
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
@@ -40,7 +45,8 @@ def test_windows_are_numbered_symbol_by_symbol(dataset: Dataset):
     for k, (symbol, entries) in enumerate(dataset.symbols.items()):
         count = entries.windows.shape("time")[0]
         assert universe.first[k] == number
-        assert universe.rows[k].tolist() == [one.shape("values")[0] for one in entries.streams.values()]
+        lengths = {of: int(rows[k]) for of, rows in universe.rows.lengths.items()}
+        assert lengths == {"windows": count, **{n: one.shape("values")[0] for n, one in entries.streams.items()}}
         for name, part in universe.parts.items():
             assert (part[k] - number).tolist() == dataset.splits[name]["windows"][symbol]
         number += count
@@ -51,38 +57,49 @@ def test_windows_are_numbered_symbol_by_symbol(dataset: Dataset):
     assert (np.bincount(symbol) == np.diff(universe.first)).all()
 
 
-@pytest.mark.parametrize("part", ["train", "val", "hold_out"])
-def test_places_of_a_part_are_its_windows(dataset: Dataset, part: str):
+def test_parts_are_of_the_symbols_that_are_meant(dataset: Dataset):
     universe = universe_of(dataset)
-    by_hand = [n for first, stop in universe.parts[part].tolist() for n in range(first, stop)]
-    assert universe.count(part) == len(by_hand) > 0
-    assert universe.window(part, np.arange(len(by_hand))).tolist() == by_hand
-    held = {int(k) for k in universe.locate(np.array(by_hand))[0]}
-    assert held == ({3} if part == "hold_out" else set(range(len(LENGTHS))) - {3})
+    for name, ranges in universe.parts.items():
+        there = {universe.symbols[k] for k, (start, stop) in enumerate(ranges.tolist()) if stop > start}
+        assert there == ({"S03"} if name == "hold_out" else set(LENGTHS) - {"S03"})
 
 
-def test_symbols_without_windows_are_passed_over():
-    empty = np.array([[0, 0], [0, 4], [4, 4], [4, 4], [4, 6]])
-    first = np.array([0, 0, 4, 4, 4, 6])
-    universe = Universe(tuple("abcde"), first, {"train": empty}, np.ones((5, 1), np.int64), np.ones(5))
-    assert universe.window("train", np.arange(6)).tolist() == list(range(6))
-    assert universe.locate(np.arange(6))[0].tolist() == [1, 1, 1, 1, 4, 4]
-
-
-def test_rows_are_those_of_the_entries(store: Path, dataset: Dataset):
-    rows = Rows(store, dataset)
-    for symbol in ("S00", "S05"):
-        entries = dataset.symbols[symbol]
+def test_rows_are_those_of_the_entries(dataset: Dataset):
+    rows = universe_of(dataset).rows
+    reader = RowReader(rows)
+    for number, (symbol, entries) in enumerate(dataset.symbols.items()):
         for of, entry in (("windows", entries.windows), *entries.streams.items()):
             for name in entry.manifest["arrays"]:
                 whole = entry.array(name)
-                for start, stop in ((0, len(whole)), (7, 8), (len(whole) - 3, len(whole))):
-                    out = np.empty_like(whole[start:stop])
-                    rows.read(symbol, of, name, start, out)
-                    assert out.tobytes() == whole[start:stop].tobytes()
+                np.testing.assert_array_equal(rows.map(number, of, name), whole)
+                starts = [0, 7, len(whole) - 3]
+                out = np.empty((3, 3, *whole.shape[1:]), whole.dtype)
+                reader.read(of, name, [number] * 3, starts, out)
+                assert out.tobytes() == b"".join(whole[start : start + 3].tobytes() for start in starts), symbol
+        assert rows.bytes("m1", "values") == sum(
+            one.streams["m1"].array("values").nbytes for one in dataset.symbols.values()
+        )
 
 
-def test_opening_reads_one_manifest(store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rows_are_read_across_shards(tmp_path: Path):
+    values = np.arange(5 * layout.SHARD_ROWS // 2, dtype=np.int64)
+    with EntryWriter(tmp_path, Components("streams", 1, {}, {})) as entry:
+        entry.array(ArraySpec("close_time", "<i8", ("time",))).append(values)
+        entry.publish()
+    (folder,) = (tmp_path / "streams").iterdir()
+    kinds = {"m1": {"close_time": Kind(np.dtype("<i8"), ())}}
+    rows = Rows({"m1": [str(folder)]}, {"m1": np.array([len(values)])}, kinds)
+    np.testing.assert_array_equal(rows.map(0, "m1", "close_time"), values)
+    starts = [0, layout.SHARD_ROWS - 50, 2 * layout.SHARD_ROWS - 99, len(values) - 100]
+    out = np.empty((4, 100), np.int64)
+    RowReader(rows).read("m1", "close_time", [0] * 4, starts, out)
+    np.testing.assert_array_equal(out, np.stack([values[start : start + 100] for start in starts]))
+    whole = np.empty((1, len(values)), np.int64)
+    RowReader(rows).read("m1", "close_time", [0], [0], whole)
+    np.testing.assert_array_equal(whole[0], values)
+
+
+def test_opening_reads_the_manifests_of_one_symbol(store: Path, monkeypatch: pytest.MonkeyPatch):
     opened = []
     honest = reader.open_entry
 
@@ -92,12 +109,11 @@ def test_opening_reads_one_manifest(store: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(reader, "open_entry", counted)
     dataset = open_dataset(store, "test")
-    universe_of(dataset)
-    Rows(store, dataset).read("S02", "m1", "values", 0, np.empty((1, 6), np.float32))
-    assert opened == ["datasets"]
+    RowReader(universe_of(dataset).rows).read("m1", "values", [2], [0], np.empty((1, 1, 6), np.float32))
+    assert opened == ["datasets", "windows", "streams", "streams"]  # of the first symbol
     assert isinstance(dataset.symbols, Symbols)
     assert len(dataset.symbols["S02"].streams) == 2
-    assert opened == ["datasets", "windows", "streams", "streams"]
+    assert opened[4:] == ["windows", "streams", "streams"]
     assert dataset.symbols["S02"] is dataset.symbols["S02"]
 
 
@@ -109,11 +125,35 @@ def test_damage_is_told_when_it_is_met(store: Path, tmp_path: Path):
     values.write_bytes(values.read_bytes()[:-1])
     (streams["m5"].path / "close/c/0").unlink()
     again = open_dataset(copy, "test")
-    rows = Rows(copy, again)
+    rows = RowReader(universe_of(again).rows)
     with pytest.raises(StoreError, match=r"values/c/0/0: damaged, it has [\d,]+ bytes, not [\d,]+\. `bin/cache verify"):
-        rows.read("S02", "m1", "values", 0, np.empty((1, 6), np.float32))
+        rows.read("m1", "values", [2], [0], np.empty((1, 1, 6), np.float32))
     with pytest.raises(StoreError, match=r"close/c/0: no such file; run bin/build-cache again"):
-        rows.read("S02", "m5", "close", 0, np.empty(1))
+        rows.read("m5", "close", [2], [0], np.empty((1, 1)))
     with pytest.raises(StoreError, match="damaged"):
         again.symbols["S02"]
     assert len(again.symbols["S04"].streams) == 2
+
+
+def test_no_more_files_stay_open_than_are_allowed(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rows_module, "_files_allowed", lambda: 3)
+    universe, before = universe_of(dataset), len(list(Path("/proc/self/fd").iterdir()))
+    reader = RowReader(universe.rows)
+    for number, entries in enumerate(dataset.symbols.values()):
+        for name in ("close", "close_time"):
+            expected = entries.streams["m1"].rows(name, 3, 13)
+            out = np.empty((2, 5), expected.dtype)
+            reader.read("m1", name, [number] * 2, [3, 8], out)
+            np.testing.assert_array_equal(out.ravel(), expected)
+            assert before < len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+    reader.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_that_becomes_shorter_is_told(store: Path, tmp_path: Path):
+    dataset = open_dataset(Path(shutil.copytree(store, tmp_path / "copy")), "test")
+    reader, out = RowReader(universe_of(dataset).rows), np.empty((1, 1))
+    reader.read("m1", "close", [2], [500], out)
+    os.truncate(dataset.symbols["S02"].streams["m1"].path / "close/c/0", 100)
+    with pytest.raises(StoreError, match=r"close/c/0: damaged, it has become shorter\. `bin/cache verify --repair`"):
+        reader.read("m1", "close", [2], [500], out)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import signal
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from cache.files import write_atomically
 from cache.keys import Components
-from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path
+from cache.layout import CHUNK_ROWS, SHARD_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path, shards
 from cache.locks import entry_lock
 from cache.reader import Entry, StoreError, entry_exists, open_entry
 from cache.seal import unsealed
@@ -32,7 +33,7 @@ SPECS = [
     ArraySpec("ends", "<i4", ("time", "stream"), (3,)),
     ArraySpec("close", "<f8", ("time",)),
 ]
-BORDERS = [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS]
+BORDERS = [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, SHARD_ROWS, SHARD_ROWS + 1, 2 * SHARD_ROWS]
 
 
 def write(
@@ -89,15 +90,17 @@ def check_everywhere(store: Path, spec: ArraySpec, rows: int, cuts: Sequence[int
         assert array.metadata.to_dict()["dimension_names"] == array_spec.dims
         middle = rows // 2
         assert same(np.asarray(array[middle : middle + 64]), expected[middle : middle + 64])
-        body = body_path(entry.path, name, expected.ndim).read_bytes()
-        assert body.startswith(expected.tobytes())
+        files = [body_path(entry.path, name, expected.ndim, shard.number) for shard in shards(rows)]
+        bodies = [file.read_bytes() for file in files]
+        for shard, body in zip(shards(rows), bodies, strict=True):
+            assert body.startswith(expected[shard.start : shard.start + shard.rows].tobytes())
         assert entry.manifest["arrays"][name] == {
             "shape": list(expected.shape),
             "dtype": array_spec.dtype,
             "dims": list(array_spec.dims),
             "attributes": array_spec.attributes,
-            "bytes": len(body),
-            "md5": hashlib.md5(body).hexdigest(),
+            "bytes": sum(map(len, bodies)),
+            "md5": [hashlib.md5(body).hexdigest() for body in bodies],
         }
 
 
@@ -110,7 +113,7 @@ def test_all_readers_agree_at_chunk_borders(tmp_path: Path, spec: ArraySpec, row
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(SPECS),
-    st.integers(1, 140_000).flatmap(
+    st.integers(1, 2 * SHARD_ROWS + 10).flatmap(
         lambda rows: st.tuples(st.just(rows), st.lists(st.integers(0, rows), max_size=3).map(sorted))
     ),
 )
@@ -131,6 +134,54 @@ def test_chunks_of_fill_values_keep_their_place(tmp_path: Path, spec: ArraySpec,
     assert same(read_tensorstore(entry.path / spec.name), data)
 
 
+@pytest.mark.parametrize("rows", [1, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + 1, 2 * SHARD_ROWS + 7])
+@pytest.mark.parametrize("more", [0, 3, SHARD_ROWS])
+def test_an_array_that_begins_with_another(tmp_path: Path, rows: int, more: int):
+    spec = SPECS[2]
+    data = random_array(spec, rows + more)
+    earlier = write(tmp_path, [(spec, data[:rows])])
+    components = Components("bars", 1, {"timeframe": "m1"}, {"content": "01"})
+    with EntryWriter(tmp_path, components, synced=False) as entry:
+        entry.array(spec, earlier).append(data[rows:])
+        entry.publish(origin="test")
+    found = open_entry(tmp_path, "bars", components.key)
+    whole = write(tmp_path / "whole", [(spec, data)])
+    assert found.manifest["arrays"] == whole.manifest["arrays"]
+    assert same(found.array(spec.name), data)
+    for shard in shards(rows + more):
+        files = [body_path(one.path, spec.name, 2, shard.number) for one in (found, whole, earlier)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        shared = files[2].exists() and files[0].samefile(files[2])
+        assert shared == (shard.start + SHARD_ROWS <= rows)
+
+
+def test_damaged_rows_are_not_taken_over(tmp_path: Path):
+    earlier = write(tmp_path, [(TIME, times(SHARD_ROWS + 5))])
+    body = body_path(earlier.path, "close_time", 1, 1)
+    data = bytearray(body.read_bytes())
+    data[3] ^= 1
+    body.write_bytes(data)
+    told = pytest.raises(StoreError, match=r"close_time/c/1: damaged, its MD5 .* `bin/cache verify --repair`")
+    with EntryWriter(tmp_path, Components("bars", 1, {}, {})) as entry, told:
+        entry.array(TIME, earlier)
+
+
+def test_where_there_are_no_hard_links_shards_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(there: Path, here: Path) -> None:
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    data = random_array(TIME, SHARD_ROWS)
+    earlier = write(tmp_path, [(TIME, data)])
+    components = Components("bars", 1, {"timeframe": "m1"}, {"content": "01"})
+    with EntryWriter(tmp_path, components) as entry:
+        entry.array(TIME, earlier)
+        entry.publish(origin="test")
+    found = open_entry(tmp_path, "bars", components.key)
+    assert same(found.array("close_time"), data)
+    assert found.manifest["arrays"] == earlier.manifest["arrays"]
+
+
 def test_a_block_need_not_be_contiguous(tmp_path: Path):
     data = np.asfortranarray(random_array(SPECS[1], 1000))
     assert same(write(tmp_path, [(SPECS[1], data)], [10, 11]).array("ohlc"), np.ascontiguousarray(data))
@@ -145,7 +196,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/4",
+        "format": "headstart/5",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,
@@ -191,7 +242,7 @@ def test_an_entry_appears_at_once_and_whole(tmp_path: Path, monkeypatch: pytest.
                 open_entry(tmp_path, "bars", COMPONENTS.key)
             manifest = json.loads((self / "zarr.json").read_bytes())["attributes"]
             body = self / "close_time/c/0"
-            whole.append(hashlib.md5(body.read_bytes()).hexdigest() == manifest["arrays"]["close_time"]["md5"])
+            whole.append(hashlib.md5(body.read_bytes()).hexdigest() == manifest["arrays"]["close_time"]["md5"][0])
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", observed)

@@ -299,3 +299,17 @@ def test_all_keys_of_a_model_are_known():
         y: str
 
     assert list(model_keys(Outer, "o")) == ["o.inner", "o.inner.x", "o.perhaps", "o.perhaps.x", "o.y"]
+
+
+def test_a_python_file_lies_where_the_file_lies_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/parent.yaml").write_text("defaults: [test]\ntraining: {task: mine.py}\n")
+    (tmp_path / "below/child.yaml").write_text("defaults: [parent]\ndata: {features: {plugin: ../columns.py}}\n")
+    monkeypatch.chdir(tmp_path)
+    values = load_config("below/child.yaml").values
+    assert values["training"]["task"] == str(tmp_path / "below/mine.py")
+    assert Path(values["data"]["features"]["plugin"]).resolve() == tmp_path / "columns.py"
+    assert load_config("below/child.yaml", ["training.task=other.py"]).values["training"]["task"] == str(
+        tmp_path / "other.py"
+    )
+    assert load_config("configs/test.yaml").values["training"]["task"] == "reconstruct"

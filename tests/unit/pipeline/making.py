@@ -93,8 +93,8 @@ class MemorySeries(BarSeries):
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         return getattr(self.bars, name)[start:stop].copy()
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, len(self), self.block_rows):
+    def ranges(self, first: int = 0) -> Iterator[tuple[int, int]]:
+        for start in range(first, len(self), self.block_rows):
             yield start, min(start + self.block_rows, len(self))
 
     def completed_by(self, instant: int) -> int:

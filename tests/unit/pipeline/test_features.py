@@ -221,3 +221,28 @@ def test_a_build_fits_on_nothing_that_closed_after_the_training_cut_off(tmp_path
     found = manifests["one"]["m1"]["statistics"]
     np.testing.assert_allclose(list(found["mean"].values()), expected.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(list(found["std"].values()), expected.std(axis=0), rtol=1e-9)
+
+
+OWN = Path(__file__).with_name("own_columns.py")
+
+
+@settings(max_examples=40, deadline=None)
+@given(ohlc=bars, block_rows=block_sizes, stop=st.integers(1, 80), first=st.integers(0, 79))
+def test_own_columns_depend_neither_on_blocks_nor_on_later_rows(
+    ohlc: np.ndarray, block_rows: int, stop: int, first: int
+):
+    features, stop = feature_set("returns", str(OWN)), min(stop, len(ohlc))
+    assert (features.columns[-2:], features.lookback) == (("own_level", "own_height"), 3)
+    whole, some, last = (
+        np.concatenate(
+            [np.empty((0, 8)), *(v for _, v in compute_features(series(ohlc, rows), features, until, begin))]
+        )
+        for rows, until, begin in ((len(ohlc), len(ohlc), 0), (block_rows, stop, 0), (block_rows, len(ohlc), first))
+    )
+    np.testing.assert_array_equal(some, whole[:stop])
+    np.testing.assert_array_equal(last, whole[first:])
+    np.testing.assert_array_equal(whole[:, :-2], computed("returns", ohlc, 7))
+    before = np.concatenate([np.full((3, 4), ohlc[0, 0]), ohlc])
+    each = [before[i : i + 4] for i in range(len(ohlc))]
+    expected = [(np.log(sum(four[:, 3]) / 4), four.max() - four.min()) for four in each]
+    np.testing.assert_allclose(whole[:, -2:], expected, rtol=1e-12, atol=1e-12)

@@ -55,9 +55,10 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "data.window.min_coverage": (0.5, WINDOWS),
     "data.window.max_staleness": ({"m5": "1h"}, WINDOWS),
     "data.features.set": ("price", {*STREAMS, "datasets"}),
+    "data.features.plugin": (str(Path(__file__).with_name("own_columns.py")), {*STREAMS, "datasets"}),
     "data.features.statistics": ("pooled", {*STREAMS, "datasets", "statistics m1", "statistics m5", "statistics d"}),
     "data.universe.failing": ("leave_out", set()),
-    "data.universe.hold_out": (["GBPUSD"], set()),  # which is not there
+    "data.universe.hold_out": (["GBPUSD"], {*STREAMS, "splits", "datasets"}),  # which comes with it
     "data.universe.weights": ({"EUR*": 2.0}, {"datasets"}),
     "data.split.val_fraction": (0.3, {*STREAMS, "datasets"}),
     "data.split.train_end": ("2018-01-01", {*STREAMS, "datasets"}),
@@ -104,7 +105,7 @@ ONE_FILE = sources(m1=["a"])
 def keys(of: Recipe, files: Mapping[str, list[SourceFile]] = ONE_FILE) -> dict[str, set[str]]:
     """Keys of the planned entries by stage and timeframe."""
     found: dict[str, set[str]] = {}
-    for node in make_plan(of, {of.symbol: files}).nodes:
+    for node in make_plan(of, dict.fromkeys([of.symbol, *of.universe.hold_out], files)).nodes:
         name = " ".join(filter(None, (node.components.stage, node.timeframe)))
         found.setdefault(name, set()).add(node.components.key)
     return found
@@ -231,7 +232,7 @@ def test_another_version_of_a_stage_changes_it_and_what_follows(
 def test_another_version_of_the_feature_set_changes_streams(monkeypatch: pytest.MonkeyPatch):
     before = keys(recipe())
     newer = replace(fields.feature_set("returns"), version=fields.feature_set("returns").version + 1)
-    monkeypatch.setattr(fields, "feature_set", lambda name: newer)
+    monkeypatch.setattr(fields, "feature_set", lambda name, plugin: newer)
     assert changed(before, keys(recipe())) == {*STREAMS, "datasets"}
 
 

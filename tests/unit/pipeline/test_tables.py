@@ -186,8 +186,8 @@ def archive(path: Path, *names: str) -> None:
             "its first line, 'EURUSD\\t2023.06.01\\t05:00\\t1.5\\t-2e5', holds values; put the names of the columns "
             "before it, such as 'time\\topen\\thigh\\tlow\\tclose'",
         ),
-        (b"time,open", "holds no rows"),
-        (b"time,open\r\n\r\n  \n", "holds no rows"),
+        (b"time,open", "holds no rows; fetch it again"),
+        (b"time,open\r\n\r\n  \n", "holds no rows; fetch it again"),
         (b"time,open\n1,2\n3\n", "row 1 has 1 field, but the header has 2: '3'; correct or remove the row"),
         (
             b"time,open\n1,2\n\n\n3,4,5\n",
@@ -289,7 +289,7 @@ def test_a_damaged_place_of_text_is_an_error_rather_than_the_end_of_the_process(
 @pytest.mark.parametrize("kind", ["Arrow", "parquet"])
 def test_tables_without_rows_are_errors(tmp_path: Path, kind: str):
     WRITERS[kind](FRAME[:0], tmp_path / "bars")
-    assert fault_of(tmp_path / "bars") == "holds no rows"
+    assert fault_of(tmp_path / "bars") == "holds no rows; fetch it again"
 
 
 def test_a_missing_file_keeps_its_own_error(tmp_path: Path):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from cache.part import part_of
@@ -18,7 +16,7 @@ from tests.unit.trainer.making_imu import AUGMENTED, DATA, PAD, RECONSTRUCT, bui
 from trainer.average import WeightAverage
 from trainer.classifier import Classifier
 from trainer.classify import Classify, classify_task
-from trainer.data import Batch, Windows, WindowSource
+from trainer.data import Batch, WindowSource
 from trainer.folds import chosen_fold
 from trainer.reconstruct import carry_rows, reconstruct_task
 from trainer.task import Task
@@ -44,21 +42,6 @@ def made(dataset: Dataset, *overrides: Any, fold: int = 1) -> tuple[Classify, Wi
     config = settings(*overrides)
     task, source = classify_task(config, dataset, CPU, fold), WindowSource(dataset, CPU, fold=fold)
     return task, source, task.build_model()
-
-
-ranges = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), min_size=1, max_size=4)
-
-
-@given(ranges)
-def test_places_are_counted_through_all_ranges(steps: list[tuple[int, int]]) -> None:
-    found, at = [], 0
-    for gap, length in steps:
-        found.append(range(at + gap, at + gap + length))
-        at = found[-1].stop
-    windows, numbers = Windows(tuple(found)), [number for one in found for number in one]
-    assert len(windows) == len(numbers)
-    assert windows.at(torch.arange(len(numbers))).tolist() == list(windows) == numbers
-    assert (windows[0], windows[-1]) == (numbers[0], numbers[-1])
 
 
 def test_a_batch_is_what_the_store_holds(dataset: Dataset) -> None:
@@ -105,7 +88,8 @@ def test_both_tasks_are_tasks(dataset: Dataset) -> None:
 
 def test_losses_and_gradients_of_a_batch(dataset: Dataset) -> None:
     task, source, model = made(dataset, *AUGMENTED, "classify.label_smoothing=0.1", "classify.class_weights=balanced")
-    losses = task.training_losses(model, source.gather(torch.arange(16)), 0)
+    batch = source.gather(torch.arange(16))
+    losses = task.training_losses(model, batch, task.drawn(batch, 0))
     assert list(losses) == ["loss", "gesture", "target"]
     assert losses["loss"].item() == pytest.approx((losses["gesture"].item() + losses["target"].item()) / 2)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -118,7 +102,7 @@ def test_a_batch_is_augmented_in_training_only(dataset: Dataset) -> None:
     index = torch.arange(16)
 
     def inputs(epoch: int) -> Tensor:
-        return task.examples(source.gather(index), epoch)[0][0].clone()
+        return task.drawn(source.gather(index), epoch)[0].clone()
 
     assert torch.equal(inputs(0), inputs(0))
     assert not torch.equal(inputs(0), inputs(1))
@@ -130,7 +114,7 @@ def test_a_batch_is_augmented_in_training_only(dataset: Dataset) -> None:
 def test_mixed_windows_have_mixed_labels(dataset: Dataset) -> None:
     task, source, _ = made(dataset, "classify.augment.mixup=0.4")
     index = torch.arange(16)
-    (mixed,), targets = task.examples(source.gather(index), 0)
+    mixed, *targets = task.drawn(source.gather(index), 0)
     plain = task.targets(source.gather(index).labels)
     for found, one in zip(targets, plain, strict=True):
         torch.testing.assert_close(found.sum(dim=1), torch.ones(16))
@@ -188,7 +172,7 @@ def test_the_majority_class_is_that_of_training(dataset: Dataset) -> None:
 def test_validation_is_what_the_predictions_say(dataset: Dataset) -> None:
     task, source, model = made(dataset, "training.batch_size=7")
     found = task.validate(model, source, int)
-    index = torch.arange(source.val.start, source.val.stop)
+    index = source.val.all()
     predictions = task.predict(model, source, index, int)
     truth = torch.from_numpy(part_of(dataset, 1).windows.array("label")[index.numpy()].astype(np.int64))
     assert torch.equal(predictions.truth, truth)
@@ -214,7 +198,7 @@ def test_every_channel_of_a_recording_is_reconstructed(dataset: Dataset) -> None
     else:
         assert torch.equal(seen[..., 8] > 0, hidden)
     assert seen[hidden][:, :8].abs().max() == 0
-    losses = task.training_losses(model, batch, 0)
+    losses = task.training_losses(model, batch, task.drawn(batch, 0))
     assert list(losses) == ["loss", "huber", "stft", "amplitude_phase"]
     assert 0 < task.baseline(source, int)["last_value_loss"] < 10
 

@@ -18,6 +18,7 @@ from trainer.config import parse_trainer
 from trainer.data import Batch, WindowSource, spread
 from trainer.step import train_windows
 from trainer.train_command import main as train
+from trainer.windows import Windows
 
 CPU = torch.device("cpu")
 OVERRIDE = "data.window.seq_len={m1: 40, m5: 17, m15: 8}"
@@ -97,9 +98,9 @@ def test_what_the_dataset_says_is_what_the_source_offers(stores: dict[str, Path]
         assert source.seq_lens == LENGTHS[name]
         assert (source.n_features, source.placement) == (6, "host")
         bounds = [dataset.splits[part]["windows"]["TEST"] for part in ("train", "val")]
-        (train,) = source.train.ranges
-        assert [[part.start, part.stop] for part in (train, source.val)] == bounds
-        assert 0 == train.start < train.stop < source.val.start < source.val.stop
+        (train,), (val,) = source.train.ranges, source.val.ranges
+        assert [[part.start, part.stop] for part in (train, val)] == bounds
+        assert 0 == train.start < train.stop < val.start < val.stop
 
 
 def test_batches_of_one_size_come_in_the_same_memory(dataset: Dataset):
@@ -164,7 +165,7 @@ def test_an_epoch_takes_training_windows_only_and_none_twice(stores: dict[str, P
 @settings(max_examples=200, deadline=None)
 @given(start=st.integers(0, 10**9), length=st.integers(0, 5000), count=st.integers(1, 6000))
 def test_spread(start: int, length: int, count: int):
-    found = spread(range(start, start + length), count)
+    found = spread(Windows(np.array([[start, start + length]])), count)
     assert found.dtype == torch.int64
     numbers = found.tolist()
     assert len(numbers) == min(count, length)

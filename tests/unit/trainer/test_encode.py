@@ -27,7 +27,7 @@ from trainer.config import ModelConfig
 from trainer.data import WindowSource
 from trainer.described import describe_encoder, identity
 from trainer.encode import Encoder, Ensemble, export_encoder, read_description
-from trainer.encode_dataset import check_dataset, encode_at, part_ranges, window_range
+from trainer.encode_dataset import check_dataset, encode_at, part_ranges, window_ranges
 from trainer.encode_latency import latencies, simulated_frames
 from trainer.model import MaskedAutoencoder
 from trainer.runs import record_run
@@ -510,7 +510,7 @@ def test_runs_that_cannot_be_loaded(plain: Place, tmp_path: Path) -> None:
     features = {**good["features"], "version": 7}
     faults: list[tuple[Any, str]] = [
         ([], "damaged; copy it again"),
-        ({**good, "format": 9}, "has format 9, and this version reads 4"),
+        ({**good, "format": 9}, "has format 9, and this version reads 5"),
         ({**good, "seq_lens": 3}, "damaged, seq_lens is not an object; copy it again from where the run was trained"),
         ({**good, "seq_lens": {"m1": 3}}, "damaged, its parts are not of the same timeframes"),
         ({**good, "features": features}, "trained on version 7 of the feature set returns, and this version of "
@@ -570,8 +570,10 @@ def test_a_policy_can_be_trained_on_embeddings(plain: Place) -> None:
 def test_several_symbols(plain: Place) -> None:
     ((_, entries),) = plain.dataset.symbols.items()
     several = replace(plain.dataset, symbols={"A": entries, "B": entries})
-    said = message(encode_at, plain.encoder, several, [0])
-    assert said.startswith("test holds 2 symbols, and embeddings are made of one; build a dataset of one, for example")
+    said = "test has several symbols; name one as `symbol`; they are A, B"
+    assert message(encode_at, plain.encoder, several, [0]) == said
+    said = "test has no symbol C; they are A, B"
+    assert message(encode_at, plain.encoder, several, [0], symbol="C") == said
     described = json.loads((plain.run / "encoder.json").read_text())
     statistics = described["statistics"]["TEST"]
     described["statistics"] = {"A": statistics, "B": {**statistics, "m1": statistics["m15"]}}
@@ -582,9 +584,9 @@ def test_several_symbols(plain: Place) -> None:
 
 
 def test_splits(plain: Place) -> None:
-    parts = {name: window_range(plain.dataset, name) for name in ("all", "train", "val")}
-    assert (parts["train"],) == plain.source.train.ranges
-    assert parts["val"] == plain.source.val
+    parts = {name: window_ranges(plain.dataset, name)["TEST"] for name in ("all", "train", "val")}
+    assert [parts["train"]] == plain.source.train.ranges
+    assert parts["val"] == plain.source.val.ranges[0]
     assert parts["all"] == range(len(plain.windows("time")))
 
 

@@ -67,8 +67,8 @@ class Case:
         task = reconstruct_task(parse_trainer(load_config("configs/test.yaml")), dataset, torch.device("cpu"))
         self.task = kind(**vars(task))
         self.source = WindowSource(dataset, CPU)
-        self.source.val = self.source.val[:WINDOWS]
-        index = torch.arange(self.source.val.start, self.source.val.stop)
+        self.source.val = self.source.val.first(WINDOWS)
+        index = self.source.val.all()
         self.hidden = [part.numpy() for part in self.task.masks(VALIDATION_STREAM, self.source.gather(index)).hidden]
         (entries,) = dataset.symbols.values()
         self.features, self.bars, self.closes_before, self.means, self.stds = [], [], [], [], []
@@ -392,7 +392,7 @@ def test_validation_and_evaluation_agree_on_the_last_value(cases: dict[str, Case
         load_config("configs/test.yaml", ["loss.huber_delta=1e6", f"training.val_windows={WINDOWS}"])
     )
     task = reconstruct_task(config, case.dataset, torch.device("cpu"))
-    batch = case.source.gather(torch.arange(case.source.val.start, case.source.val.stop))
+    batch = case.source.gather(case.source.val.all())
     carried = trainer.reconstruct.carry_last  # what the training log calls the last value
     masks = task.masks(VALIDATION_STREAM, batch)
     features = list(map(carried, batch.x, masks.hidden, batch.log_before, task.scales))

@@ -18,7 +18,7 @@ from pipeline.derive import derive_bars
 from tests.unit.pipeline.making import MINUTE, MemorySeries, joined, random_ohlc
 from trainer.data import WindowSource
 from trainer.losses import composite, cross_timeframe, huber, price_scale
-from trainer.prices import Scale, scale_of, true_log_prices
+from trainer.prices import Scale, scales_of, true_log_prices
 
 
 @pytest.mark.parametrize("delta", [0.3, 1.0, 2.5])
@@ -293,9 +293,9 @@ def test_no_synchronisation_and_one_graph(relative: bool) -> None:
 def test_scales_of_prices() -> None:
     std = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64)
     for name, expected in (("price", [1, 2, 3, 4]), ("returns", [4, 4, 4, 4])):
-        found = price_scale(Scale(name, torch.zeros(6).double(), std))
+        found = price_scale(Scale(name, torch.zeros(1, 6).double(), std[None]))
         assert found.dtype == torch.float64
-        assert found.tolist() == expected
+        assert found.tolist() == [expected]
 
 
 @pytest.mark.parametrize(("begin", "hours"), [("2024-03-08", [24, 23, 24]), ("2024-11-01", [24, 25, 24])])
@@ -328,15 +328,14 @@ def test_session_days_and_their_hours(begin: str, hours: list[int]) -> None:
 
 def test_the_truth_of_a_dataset_is_consistent(test_store: Path) -> None:
     dataset = open_dataset(test_store, "test")
-    (entries,) = dataset.symbols.values()
-    scales = [scale_of(stream) for stream in entries.streams.values()]
+    scales = scales_of(dataset, "returns")
     source = WindowSource(dataset, torch.device("cpu"))
     # not the very first windows: there is no m15 bar before theirs
     batch = source.gather(torch.tensor([20, 1000, 1001, 1002, source.val[0], source.val[-1]]))
     prices = [true_log_prices(*parts) for parts in zip(batch.x, batch.log_before, scales, strict=True)]
     for j in (0, 1):
         hidden = torch.rand(prices[j].shape[:2], generator=torch.Generator().manual_seed(0)) < 0.2
-        case = Case(prices[j], prices[j + 1], batch.rows[j], batch.rows[j + 1], hidden, price_scale(scales[j + 1]))
+        case = Case(prices[j], prices[j + 1], batch.rows[j], batch.rows[j + 1], hidden, price_scale(scales[j + 1])[0])
         for relative in (True, False):
             loss, support = case.loss(relative)
             assert loss < 1e-8

@@ -174,12 +174,12 @@ def test_apply_masks_against_a_loop(revealing: list[int], dtype: torch.dtype) ->
     [
         (
             ([64, 30], [0.3] * 2, 3, 40),
-            "span_max is 40, but a window has 30 bars only: lower it, or lengthen data.window.seq_len",
+            "span_max = 40, and a window has 30 bars only; lower it, or lengthen data.window.seq_len",
         ),
-        (([64], [0.3], 0, 4), "span_min is 0: a hidden block needs at least 1 bar"),
-        (([64], [0.3], 5, 4), r"span_min \(5\) is larger than masking.span_max \(4\)"),
-        (([64], [0.0], 3, 4), "mask_ratio is 0.0: it must lie strictly between 0 and 1"),
-        (([64, 64], [0.3, 1.0], 3, 4), "mask_ratio is 1.0"),
+        (([64], [0.3], 0, 4), "span_min = 0, and a hidden block needs 1 bar at least"),
+        (([64], [0.3], 5, 4), "span_min = 5 is larger than masking.span_max = 4; lower it"),
+        (([64], [0.0], 3, 4), "mask_ratio = 0.0 does not lie strictly between 0 and 1"),
+        (([64, 64], [0.3, 1.0], 3, 4), "mask_ratio = 1.0"),
     ],
 )
 def test_impossible_masks_are_refused(arguments: tuple[list[int], list[float], int, int], message: str) -> None:
@@ -192,7 +192,7 @@ def test_ratios_by_name() -> None:
     assert mask_ratios(0.3, timeframes) == [0.3, 0.3, 0.3]
     assert mask_ratios({"h4": 0.1, "m1": 0.3, "h1": 0.2}, timeframes) == [0.3, 0.2, 0.1]
     with pytest.raises(
-        ValueError, match=r"^masking.mask_ratio names no share for h1, h4: give one for every timeframe$"
+        ValueError, match=r"^masking.mask_ratio names no share for h1, h4; give one for every timeframe$"
     ):
         mask_ratios({"m1": 0.3}, timeframes)
     message = r"^masking.mask_ratio names d1, but the dataset's timeframes are m1, h1, h4$"

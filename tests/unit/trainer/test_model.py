@@ -139,10 +139,10 @@ def test_rotary_angles_by_hand_and_newest_bars_aligned() -> None:
     assert sin[5].tolist() == pytest.approx([math.sin(-2), math.sin(-0.02)])
     turned = rotate(torch.tensor([1.0, 2, 3, 4]).expand(1, 8, 1, 4), rotary)[0, 5, 0]
     pairs = [
-        complex(1, 3) * complex(math.cos(-2), math.sin(-2)),
-        complex(2, 4) * complex(math.cos(0.02), -math.sin(0.02)),
+        complex(1, 2) * complex(math.cos(-2), math.sin(-2)),
+        complex(3, 4) * complex(math.cos(0.02), -math.sin(0.02)),
     ]
-    assert turned.tolist() == pytest.approx([pairs[0].real, pairs[1].real, pairs[0].imag, pairs[1].imag], abs=1e-5)
+    assert turned.tolist() == pytest.approx([pairs[0].real, pairs[0].imag, pairs[1].real, pairs[1].imag], abs=1e-5)
 
 
 def test_bars_of_the_same_time_have_the_same_position() -> None:

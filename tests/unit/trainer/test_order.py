@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.order import ROUNDS, batch_indices, mix, permute
+from trainer.order import ROUNDS, RUNS, batch_indices, mix, permute, permute_in_blocks
 
 WORD = 2**64
 
@@ -161,6 +161,47 @@ def test_ranks_partition_the_global_batch(batch_size: int, world: int, n: int, s
         assert torch.equal(alone, torch.cat(shares))
         seen += alone.tolist()
     assert len(set(seen)) == len(seen) == steps * world * batch_size
+
+
+# --- blocks
+
+
+@settings(max_examples=80, deadline=None)
+@given(n=st.integers(1, 5000), block=st.integers(1, 3000), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000))
+def test_every_window_occurs_once_in_blocks(n: int, block: int, seed: int, epoch: int) -> None:
+    assert sorted(permute_in_blocks(torch.arange(n), n, block, seed, epoch).tolist()) == list(range(n))
+
+
+def test_a_block_is_of_few_runs_from_everywhere() -> None:
+    n, block = 1_000_003, 64_000
+    order = permute_in_blocks(torch.arange(n), n, block, 3, 1)
+    size = n // (RUNS * 16) * RUNS
+    for start in range(0, 16 * size, size):
+        found = order[start : start + size].sort().values
+        gaps = (found.diff() > 1).sum() + 1
+        assert gaps <= RUNS + 1  # one may go around the end
+        assert int(found.float().std()) > n / 6  # a block of neighbours would have n / 55
+        shuffled = order[start : start + size].diff().abs()
+        assert int((shuffled < 10).sum()) < size / 50
+    others = permute_in_blocks(torch.arange(n), n, block, 3, 2)
+    assert int((order == others).sum()) < 20
+    left_over = {*order[16 * size :].tolist()}
+    assert len(left_over) == n - 16 * size > 100
+    assert len(left_over & {*others[16 * size :].tolist()}) < len(left_over) / 2
+
+
+def test_a_block_of_all_is_the_usual_order() -> None:
+    for block in (5000, 3500, 10**9):
+        assert torch.equal(
+            permute_in_blocks(torch.arange(5000), 5000, block, 1, 2), permute(torch.arange(5000), 5000, 1, 2)
+        )
+
+
+def test_batches_in_blocks_take_tensors_and_ranks() -> None:
+    whole = batch_indices(torch.tensor(7), 60, 9000, 4, torch.tensor(3), block=1000)
+    parts = [batch_indices(7, 20, 9000, 4, 3, rank, 3, block=1000) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(whole, permute_in_blocks(torch.arange(420, 480), 9000, 1000, 4, 3))
 
 
 def test_batches_outside_the_epoch_are_refused() -> None:

@@ -15,7 +15,7 @@ from trainer.prices import (
     Scale,
     denormalise,
     last_value,
-    scale_of,
+    scales_of,
     straight_line,
     to_features,
     to_log_prices,
@@ -40,7 +40,7 @@ class Windows:
 
     def __init__(self, dataset: Dataset, numbers: list[int]) -> None:
         (entries,) = dataset.symbols.values()
-        self.scales = [scale_of(stream) for stream in entries.streams.values()]
+        self.scales = scales_of(dataset, entries.streams["m1"].manifest["feature_set"])
         index = torch.tensor(numbers)
         source = WindowSource(dataset, CPU)
         batch = source.gather(index)
@@ -74,19 +74,18 @@ def windows(request: pytest.FixtureRequest, datasets: dict[str, Dataset]) -> Win
 def test_the_scale_is_read_in_the_order_of_the_columns(datasets: dict[str, Dataset]):
     for name, dataset in datasets.items():
         (entries,) = dataset.symbols.values()
-        for stream in entries.streams.values():
-            scale = scale_of(stream)
+        for stream, scale in zip(entries.streams.values(), scales_of(dataset, name), strict=True):
             assert scale.feature_set == name
             for part, values in (("mean", scale.mean), ("std", scale.std)):
                 statistics = stream.manifest["statistics"][part]
                 assert values.dtype == torch.float64
-                assert values.tolist() == [statistics[column] for column in stream.manifest["features"]]
+                assert values.tolist() == [[statistics[column] for column in stream.manifest["features"]]]
 
 
 def test_denormalise_undoes_the_scaling():
     rng = np.random.default_rng(0)
     mean, std, raw = rng.normal(size=6), rng.uniform(0.1, 3, 6), rng.normal(size=(2, 5, 6))
-    scale = Scale("price", torch.from_numpy(mean), torch.from_numpy(std))
+    scale = Scale("price", torch.from_numpy(mean)[None], torch.from_numpy(std)[None])
     normalised = torch.from_numpy(((raw - mean) / std).astype(np.float32))
     found = denormalise(normalised, scale)
     assert found.dtype == torch.float64
@@ -110,7 +109,7 @@ def test_features_become_the_actual_bars(windows: Windows):
         found = true_log_prices(x, before, scale)
         assert found.dtype == torch.float64
         # what rounding a normalised feature to float32 can do to a price, and under `returns` to all later ones
-        rounding = np.abs(x.numpy()[..., :4].astype(float)) * scale.std.numpy()[:4] * 2.0**-24
+        rounding = np.abs(x.numpy()[..., :4].astype(float)) * scale.std.numpy()[0, :4] * 2.0**-24
         if scale.feature_set == "price":
             bound = rounding / bars
         else:
@@ -242,7 +241,7 @@ def test_a_straight_line_is_straight():
 def scale_for(name: str) -> Scale:
     rng = np.random.default_rng(5)
     mean = np.full(6, 100.0) if name == "price" else rng.normal(size=6) * 1e-3
-    return Scale(name, torch.from_numpy(mean), torch.from_numpy(rng.uniform(0.5, 2, 6)))
+    return Scale(name, torch.from_numpy(mean)[None], torch.from_numpy(rng.uniform(0.5, 2, 6))[None])
 
 
 @settings(max_examples=100, deadline=None)
@@ -258,7 +257,7 @@ def test_predictions_of_hidden_bars_are_chained_from_the_visible_ones(hidden: Te
             if not hidden[row, t]:
                 expected = truth[row, t].tolist()
             else:
-                raw = [float(x[row, t, p]) * float(scale.std[p]) + float(scale.mean[p]) for p in range(4)]
+                raw = [float(x[row, t, p]) * float(scale.std[0, p]) + float(scale.mean[0, p]) for p in range(4)]
                 expected = [close + value for value in raw] if name == "returns" else np.log(raw).tolist()
             np.testing.assert_allclose(found[row, t].numpy(), expected, rtol=0, atol=1e-12)
             close = expected[3]
@@ -310,5 +309,5 @@ def test_the_last_value_in_units_of_the_loss(windows: Windows, first_hidden: boo
         )
         if scale.feature_set == "returns":
             # a price that stays: no return from open or close
-            still = (0 - scale.mean[[0, 3]]) / scale.std[[0, 3]]
+            still = (0 - scale.mean[0, [0, 3]]) / scale.std[0, [0, 3]]
             np.testing.assert_allclose(found[hidden][:, [0, 3]].numpy(), still.expand(int(hidden.sum()), 2), atol=1e-6)

@@ -169,7 +169,7 @@ class Stub(nn.Module):
 
 
 def test_embeddings_are_of_visible_windows(task: Reconstruct, source: WindowSource):
-    index = np.arange(source.val.start, source.val.start + 300)
+    index = source.val.first(300).all().numpy()
     found = embed(Stub(), task, source, index)
     x = [one.double().numpy() for one in source.gather(torch.from_numpy(index)).x]
     expected = np.stack([part for one in x for part in (one[:, -1, 3], one[..., 3].mean(axis=1))], axis=1)
@@ -218,7 +218,7 @@ def test_an_encoder_that_says_nothing(
 
 def test_too_few_windows_are_said(task: Reconstruct, dataset: Dataset):
     source = WindowSource(dataset, CPU)
-    source.val = source.val[:100]
+    source.val = source.val.first(100)
     probes = probe_encoder(task.build_model(), task, dataset, source)
     assert "volatility" not in probes
     assert "probes need 50 of both" in probe_table(probes)[0]

@@ -6,11 +6,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainer import spectral
 from trainer.losses import composite
-from trainer.spectral import amplitude_phase, fitting_scales, stft
+from trainer.spectral import fitting_scales
 
 LENGTHS = [16, 17, 48, 50, 64]
 SCALES = (16, 12, 10)
+
+
+def stft(prediction: Tensor, target: Tensor, n_ffts: tuple[int, ...], epsilon: float = spectral.EPSILON) -> Tensor:
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    maps = [spectral.frames(target.shape[-2], n_fft, target.device, dtype) for n_fft in n_ffts]
+    return spectral.stft(prediction, target, maps, epsilon)
+
+
+def amplitude_phase(prediction: Tensor, target: Tensor, epsilon: float = spectral.EPSILON) -> Tensor:
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    fourier = spectral.fourier(target.shape[-2], target.device, dtype)
+    return spectral.amplitude_phase(prediction, target, fourier, epsilon)
 
 
 def make_signals(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
@@ -223,11 +236,9 @@ def test_scales_that_fit():
 
 @pytest.mark.parametrize("n_ffts", [[], [64, 33]])
 def test_no_scale_that_fits_is_an_error(n_ffts: list[int]):
-    message = rf"loss\.stft\.n_ffts is \[{', '.join(map(str, n_ffts))}\].* window of 32 bars.*data\.window\.seq_len"
+    message = rf"loss\.stft\.n_ffts = \[{', '.join(map(str, n_ffts))}\].* window of 32 bars.*data\.window\.seq_len"
     with pytest.raises(ValueError, match=message):
         fitting_scales(n_ffts, [32])
-    with pytest.raises(ValueError, match=message):
-        stft(torch.zeros(1, 32, 1), torch.zeros(1, 32, 1), n_ffts)
 
 
 def test_a_scale_longer_than_the_sequence_is_an_error():
@@ -236,7 +247,7 @@ def test_a_scale_longer_than_the_sequence_is_an_error():
 
 
 def test_a_frame_of_three_bars_is_an_error():
-    with pytest.raises(ValueError, match=r"loss\.stft\.n_ffts is \[16, 3\]: .* at least 4 bars"):
+    with pytest.raises(ValueError, match=r"loss\.stft\.n_ffts = \[16, 3\], .* 4 bars at least"):
         fitting_scales([16, 3], [64])
     assert fitting_scales([4], [4]) == ((4,),)
 
