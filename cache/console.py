@@ -21,6 +21,7 @@ from configs.errors import UserError
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 _SILENCE_SECONDS = 0.7  # what lasts shorter is not worth a line
 _LOOK_SECONDS = 0.1  # how often it is looked whether there is silence
+_LINE_SECONDS = 10.0  # until the same is said in a new line; before, dots are signs of life enough
 _PIPE_CLOSED = 141  # what a shell reports of a program that nobody reads any more
 
 
@@ -67,21 +68,42 @@ class Console:
             self._open_line = False
 
     def waiting_for(self, what: str) -> Callable[[], None]:
-        """To be called again and again while something is waited for: says so within a second, and every second.
+        """To be called again and again while something is waited for: says so within a second, and that it still does.
 
         Beside a bar, which moves, it is said once.
         """
-        due = 0.0
+        due, told = 0.0, float("-inf")
 
         def tick() -> None:
-            nonlocal due
+            nonlocal due, told
             now = time.monotonic()
             if due and now >= due:
-                self.line(f"  waiting for {what}")
-                due = now + _SILENCE_SECONDS if self._bar is None else float("inf")
+                due = now + _SILENCE_SECONDS
+                if self._bar is None:
+                    told = self.tell(f"  waiting for {what}", told)
+                else:
+                    self.line(f"  waiting for {what}")
+                    due = float("inf")
             due = due or now + _SILENCE_SECONDS
 
         return tick
+
+    def tell(self, text: str, told: float) -> float:
+        """Print a line, or only a dot where the same was said at `told` and that is not long ago; when it was said."""
+        with self._lock:
+            now = time.monotonic()
+            if now >= told + _LINE_SECONDS:
+                self.line(text)
+                return now
+            self._write("." if self._open_line else "  .")
+            self._open_line = True
+            return told
+
+    def end_line(self) -> None:
+        """End a line of dots."""
+        with self._lock:
+            self._write("\n" * self._open_line)
+            self._open_line = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -99,11 +121,13 @@ class Console:
 
     @contextmanager
     def bar(self, name: str, unit: str, total: int | None = None) -> Iterator[Any]:
-        """A tqdm progress bar on a terminal, which ticks even when nothing advances; elsewhere a line a second."""
+        """A tqdm progress bar on a terminal, which ticks even when nothing advances; elsewhere lines and dots."""
         if not self.stream.isatty():
             lines = Lines(self, name, unit, total)
             with self._never_silent(lines.refresh):
                 yield lines
+            if lines.told > 0:
+                self.end_line()
             return
         from tqdm import tqdm  # here, because the first line of output must not wait for it
 
@@ -156,12 +180,13 @@ class Console:
 
 
 class Lines:
-    """Progress for a log file, with the face of a tqdm bar: a line a second, and none for what is short."""
+    """Progress for a log file, with the face of a tqdm bar: lines, dots between them, and nothing for what is short."""
 
     def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
         self.n = 0
         self._console, self._name, self._unit, self._total = console, name, unit, total
         self._note = ""
+        self.told = float("-inf")
         self._began = time.monotonic()
 
     def update(self, count: int = 1) -> None:
@@ -173,12 +198,12 @@ class Lines:
         self._note = f", {text}"
 
     def refresh(self) -> None:
-        """Print a line."""
+        """Tell how far it is, or that it goes on."""
         done, total = (f"{n / 1e6:,.1f}" if self._unit == "B" else f"{n:,}" for n in (self.n, self._total or 0))
         of = f"{done} of {total}" if self._total else done
         unit = "MB" if self._unit == "B" else self._unit
         seconds = time.monotonic() - self._began
-        self._console.line(f"  {self._name}: {of} {unit}, {seconds:.0f} s{self._note}")
+        self.told = self._console.tell(f"  {self._name}: {of} {unit}, {seconds:.0f} s{self._note}", self.told)
 
 
 def command(kept: bool = False, **settings: Any) -> Callable[[Callable[..., None]], click.Command]:

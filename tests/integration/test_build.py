@@ -196,7 +196,7 @@ def test_a_log_file_has_whole_lines(tmp_path: Path):
     assert "\r" not in done.stdout + done.stderr
     shape = re.compile(
         r"Building .*|  import pyarrow, numba \.*\d+\.\d\d s|  fingerprint sources \.*\d+\.\d\d s|  built \S+ .*|"
-        r"  building: [\d,]+ rows, \d+ s"
+        r"  building: [\d,]+ rows, \d+ s|  \.+"
     )
     lines = done.stdout.splitlines()
     last = max(at for at, line in enumerate(lines) if line.startswith("  built "))
