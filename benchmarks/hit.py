@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import measure
 from cache.recipe import Recipe
 from configs.loader import load_config
-from pipeline.explain import explain
+from pipeline.explain import look_up
 from pipeline.plan import make_plan
 from pipeline.sources import find_sources
 
@@ -22,7 +22,7 @@ ROWS = 6_000_000  # a source of about 45 MB
 def decide(recipe: Recipe, data: Path, store: Path) -> int:
     """The number of entries to build."""
     sources = find_sources(recipe, data, store)
-    return len(explain(make_plan(recipe, sources), sources, data, store).missing)
+    return len(look_up(make_plan(recipe, sources), sources, data, store).missing)
 
 
 def hash_files(paths: list[Path]) -> None:

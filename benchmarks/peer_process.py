@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peer_loaders import NAME, PREPARE, READ, SEQ_LEN, Batches, open_arrays
+from benchmarks.peer_loaders import NAME, PREPARE, READ
+from benchmarks.peer_windows import SEQ_LEN, Batches, open_arrays
 
 WARM_SECONDS = 0.5
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from benchmarks import measure
 from cache.console import Console
-from cache.reader import open_entry
+from cache.entries import open_entry
 from cache.recipes import parse_recipe
 from cache.sequence_recipe import SequenceRecipe
 from configs.loader import load_config

@@ -130,7 +130,7 @@ class OurStep:
 
     def facts(self) -> dict[str, Any]:
         """FLOPs a window forward and backward, the loss, and what keeps compiled artefacts."""
-        from trainer.model import forward_flops
+        from trainer.model_size import forward_flops
 
         if self.session.compiled:
             self.session.compiled.save()

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from cache.entries import open_entry
 from cache.keys import Components
-from cache.reader import open_entry, read_ref
+from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.writer import EntryWriter
 

@@ -21,12 +21,13 @@ from pydantic import ValidationError
 
 from cache.compress import DTYPES, block_count, chunk_names, packed_limit, packed_metadata
 from cache.contents import Id, closure
+from cache.entries import Entry
+from cache.json_types import fault
 from cache.keys import Components
 from cache.layout import CARRIED, FORMAT, STAGES, ArraySpec, array_spec, chunk_rows, group_metadata, metadata_bytes
 from cache.members import Members, Span
-from cache.reader import Entry
 from cache.recipes import validate_recipe
-from cache.schema import entry_fault, fault, stage_fault
+from cache.schema import entry_fault, stage_fault
 from cache.seal import sealed, unsealed
 
 EXPORT_FORMAT = "headstart-export/1"

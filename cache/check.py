@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from cache.entries import entry_path
+from cache.json_types import fault
 from cache.layout import (
     FORMAT,
     ArraySpec,
@@ -26,8 +28,7 @@ from cache.layout import (
     metadata_bytes,
     shards,
 )
-from cache.reader import entry_path
-from cache.schema import REF, entry_fault, fault, stage_fault
+from cache.schema import REF, entry_fault, stage_fault
 from cache.seal import canonical_json, content_md5, unsealed
 
 _BLOCK = 1 << 20

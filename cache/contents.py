@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cache.entries import Entry, StoreError, open_entry
 from cache.files import in_words, listing
 from cache.layout import SOURCES, STAGES
-from cache.reader import Entry, StoreError, open_entry
 from cache.uses import read_uses
 
 Id = tuple[str, str]  # stage, key

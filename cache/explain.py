@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from cache.entries import Entry
 from cache.keys import Components
-from cache.reader import Entry
 
 _SAME = ("kind", "timeframe")  # fields without which entries have nothing in common
 
@@ -14,13 +14,18 @@ def nearest(wanted: Components, entries: Iterable[Entry]) -> tuple[Entry, list[s
 
     None where no entry is of the same stage, kind and timeframe.
     """
-    compared = [
-        (entry, list(differences(entry.manifest["components"], wanted.as_dict())))
-        for entry in entries
-        if entry.path.parent.name == wanted.stage
-        and all(entry.manifest["components"]["fields"].get(name) == wanted.fields.get(name) for name in _SAME)
-    ]
-    return min(compared, key=lambda one: len(one[1]), default=None)
+    best: tuple[Entry, list[str]] | None = None
+    for entry in entries:
+        known = entry.manifest["components"]
+        if entry.path.parent.name == wanted.stage and all(
+            known["fields"].get(name) == wanted.fields.get(name) for name in _SAME
+        ):
+            found = list(differences(known, wanted.as_dict()))
+            if best is None or len(found) < len(best[1]):
+                best = entry, found
+            if len(best[1]) <= 1:  # none is nearer; of thousands of symbols, nearly all have one that is as near
+                break
+    return best
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -28,7 +33,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
     if old["version"] != new["version"]:
         yield f"version of stage {new['stage']} {old['version']} → {new['version']}"
     for field, before, after in _fields(old["fields"], new["fields"], "data"):
-        yield f"{field} {_words(before)} → {_words(after)}"
+        yield f"{field} {value_words(before)} → {value_words(after)}"
     yield from _inputs(str(new["stage"]), old["inputs"], new["inputs"])
 
 
@@ -86,7 +91,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _words(value: Any) -> str:
+def value_words(value: Any) -> str:
+    """A value of the recipe in words."""
     if value is None:
         return "none"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,8 +11,10 @@ import click
 
 from cache.console import command, examples
 from cache.contents import read_diary
+from cache.entries import StoreError
 from cache.files import in_words
-from cache.reader import Dataset, StoreError, check_store, open_dataset, read_ref
+from cache.reader import Dataset, open_dataset
+from cache.refs import check_store, read_ref
 from cache.show import describe, show_lines
 from cache.show_sequences import describe_sequences, sequence_lines
 from cache.stats import Amount, DatasetAmount, Stats, diary_of, last_used, open_refs, store_stats

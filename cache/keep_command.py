@@ -12,10 +12,11 @@ import click
 
 from cache.check import Finding
 from cache.console import Console, command, examples
+from cache.entries import StoreError
 from cache.inspect_command import json_option, print_json, store_option
 from cache.locks import REMOVER, building, removing
 from cache.prune import Limits, Plan, Removal, discard, parse_size, plan_removal
-from cache.reader import UNKNOWN_DIR, StoreError, check_store
+from cache.refs import UNKNOWN_DIR, check_store
 from cache.stats import store_stats
 from cache.tables import age, mb, table
 from cache.timeframes import duration_ns

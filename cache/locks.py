@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from cache.entries import StoreError, entry_exists
 from cache.keys import Components
-from cache.reader import StoreError, check_folder, entry_exists
+from cache.refs import check_folder
 
 REMOVER = "another process that removes something from the store"
 _POLL_SECONDS = 0.1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cache.reader import StoreError
+from cache.entries import StoreError
 
 END = bytes(1024)
 _UNIT = 512

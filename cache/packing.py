@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 
 from cache.archive import array_specs, in_order, manifest_bytes, manifest_fault, ref_fault
 from cache.compress import chunk_names, pack_block, packed_metadata
+from cache.console import Console
 from cache.contents import Id, inputs
+from cache.entries import Entry, StoreError, open_entry
 from cache.layout import ArraySpec, body_path, metadata_bytes, shards
+from cache.locks import REMOVER, building
 from cache.members import member
 from cache.parallel import Advance, in_turn
-from cache.reader import Entry, StoreError, open_dataset, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import read_ref, ref_names
 
 
 def all_entries(store: Path, name: str) -> tuple[dict[str, Any], list[Entry]]:
@@ -37,6 +42,18 @@ def all_entries(store: Path, name: str) -> tuple[dict[str, Any], list[Entry]]:
             f"{store}: {name} cannot be exported: {wrong}. Run bin/build-cache again, which renews the ref"
         )
     return ref, [found[one] for one in in_order(set(found))]
+
+
+@contextmanager
+def held_entries(store: Path, name: str, console: Console) -> Iterator[tuple[dict[str, Any], list[Entry]]]:
+    """`all_entries` of a dataset that is to go elsewhere, and nobody removes any of them meanwhile."""
+    ref_names(store)  # before the lock, which would make a store where there is none
+    with ExitStack() as stack:
+        with suppress(OSError):  # a store that cannot be written: then nobody removes anything from it either
+            stack.enter_context(building(store, console.waiting_for(REMOVER)))
+        with console.phase("open the dataset"):
+            found = all_entries(store, name)
+        yield found
 
 
 def entry_members(entry: Entry, pool: ThreadPoolExecutor, ahead: int, advance: Advance) -> Iterator[bytes]:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.entries import Entry
 from cache.layout import ALL_FOLDS, SEQUENCE, fold_name
-from cache.reader import Dataset, Entry
+from cache.reader import Dataset
 from cache.rows import Kind, Rows
 from configs.errors import UserError
 

@@ -27,9 +27,10 @@ from cache.contents import (
     read_diary,
     size_on_disk,
 )
+from cache.entries import Entry, StoreError, entry_path, open_entry
 from cache.files import listing, sync
 from cache.layout import FITTED, SOURCES, STAGES
-from cache.reader import Entry, StoreError, entry_path, open_entry, read_ref, ref_names
+from cache.refs import read_ref, ref_names
 from cache.seal import unsealed
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cache.archive import JSON_BYTES, closure_fault, read_entry
 from cache.console import Console
+from cache.entries import Entry, StoreError, entry_exists, entry_path, open_entry
 from cache.files import write_atomically
 from cache.locks import REMOVER, building, key_lock
 from cache.members import ArchiveError, Members
 from cache.parallel import Advance, several
 from cache.push import AT_ONCE, read_remote_ref
-from cache.reader import Entry, StoreError, entry_exists, entry_path, open_entry
 from cache.receive import check_fit, check_space, new_ref, same_ref, with_kept
 from cache.remote import Remote
 from cache.remote_ref import Listed, listed

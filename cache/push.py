@@ -7,17 +7,16 @@ import tarfile
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from cache.archive import JSON_BYTES
 from cache.console import Console
-from cache.locks import REMOVER, building
+from cache.entries import Entry, StoreError
 from cache.members import END
-from cache.packing import all_entries, entry_members
+from cache.packing import entry_members, held_entries
 from cache.parallel import Advance, several
-from cache.reader import Entry, StoreError, ref_names
 from cache.remote import Remote
 from cache.remote_ref import Listed, RemoteRef, listed, parse_record, record_bytes, ref_object
 from cache.seal import content_md5, unsealed
@@ -35,18 +34,12 @@ def push_dataset(store: Path, name: str, url: str, console: Console) -> Transfer
     """
     remote = Remote(url)
     remote.check_writable()
-    ref_names(store)  # before the lock, which would make a store where there is none
-    with ExitStack() as stack:
-        with suppress(OSError):  # a store that cannot be written: then nobody removes anything from it either
-            stack.enter_context(building(store, console.waiting_for(REMOVER)))
-        with console.phase("open the dataset"):
-            ref, entries = all_entries(store, name)
-            record = record_bytes(ref, map(listed, entries))
+    with held_entries(store, name, console) as (ref, entries), ThreadPoolExecutor(os.cpu_count()) as blocks:
+        record = record_bytes(ref, map(listed, entries))
         with console.phase(f"ask {remote.protocol}:// what is there"):
             before = _ref_there(remote, name)
             missing = _missing(remote, entries)
         size = sum(entry.bytes for entry in missing)
-        blocks = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         moved: list[int] = []
 
         def send(entry: Entry, advance: Advance) -> None:

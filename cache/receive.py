@@ -8,7 +8,9 @@ from typing import Any
 
 from cache.archive import ref_fault
 from cache.contents import Id
-from cache.reader import UNKNOWN_DIR, StoreError, entry_exists, open_entry, open_symbols, read_ref
+from cache.entries import StoreError, entry_exists, open_entry
+from cache.reader import open_symbols
+from cache.refs import UNKNOWN_DIR, read_ref
 
 
 def new_ref(taken: Mapping[str, Any], rename: str | None) -> dict[str, Any]:

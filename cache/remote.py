@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.callbacks import Callback
 
+from cache.entries import StoreError
 from cache.files import becoming
 from cache.parallel import Advance, StoppedError
-from cache.reader import StoreError
 from cache.remote_url import CREDENTIALS, INSTALL, WRITABLE, protocol_of
 
 Result = TypeVar("Result")

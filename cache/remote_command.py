@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from cache.console import Console, command, examples
+from cache.entries import StoreError
 from cache.inspect_command import store_option
-from cache.reader import StoreError
 from cache.remote_url import protocol_of
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from cache.archive import in_order, ref_fault
 from cache.contents import Id
+from cache.entries import Entry
+from cache.json_types import fault
 from cache.layout import CARRIED
-from cache.reader import Entry
-from cache.schema import fault
 from cache.seal import canonical_json, content_md5, sealed, unsealed
 
 REMOTE_FORMAT = "headstart-remote/1"

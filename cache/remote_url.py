@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cache.reader import StoreError
+from cache.entries import StoreError
 
 WRITABLE = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, az://CONTAINER/FOLDER or file:///FOLDER"
 INSTALL = {  # how, by protocol

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.entries import StoreError
 from cache.layout import SHARD_ROWS, body_path, shards
 from cache.maps import map_array
-from cache.reader import StoreError
 
 _MOST_FILES = 65_536
 _OTHER_FILES = 256  # that the rest of the process may want to open

@@ -1,9 +1,4 @@
-"""What manifests and refs hold, by name and type, so that nobody who reads one has to doubt it.
-
-A type is `int`, `float` (whole numbers count), `str`, `dict` (anything inside), a pattern, `datetime` (ISO 8601 with a
-zone), `[T]` (a list of T), `(T, U)` (a list of just these), `{str: T}` (T by any name), or a record `{"a": T, "b?": U}`
-that has at least `a`, and may have `b`.
-"""
+"""What manifests and refs hold, in the types of cache/json_types.py, so that nobody who reads one has to doubt it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cache import sequence_schema
+from cache.json_types import fault
 from cache.layout import EVERY_SYMBOL, FITTED, SEQUENCES, array_spec, shard_bytes, shard_count
 
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -130,63 +126,6 @@ def stage_fault(stage: str, manifest: dict[str, Any]) -> str:
     if stage != "recordings" and len({described["shape"][0] for described in arrays.values()}) > 1:
         return "the arrays differ in their number of rows"
     return next(contradictions(manifest), "")
-
-
-def fault(value: Any, wanted: Any) -> str:
-    """Where a value from JSON is not of the type described above, and why, in words; "" when it is of it."""
-    found = _fault(value, wanted)
-    return found.removeprefix(".") if found.startswith((".", "[")) or not found else f"it{found}"
-
-
-def _fault(value: Any, wanted: Any) -> str:
-    """The place, as `.name` and `[index]`, and what is wrong there."""
-    if type(value) is wanted:  # most are, and opening a dataset should cost nothing
-        return ""
-    if isinstance(wanted, dict):
-        if not isinstance(value, dict):
-            return " is not an object"
-        if str in wanted:
-            wanted = dict.fromkeys(value, wanted[str])
-        for name, inner in wanted.items():
-            if name in value:
-                if found := _fault(value[name], inner):
-                    return f".{name}{found}"
-            elif not name.endswith("?"):
-                return f".{name} is missing"
-            elif name[:-1] in value and (found := _fault(value[name[:-1]], inner)):
-                return f".{name[:-1]}{found}"
-        return ""
-    if isinstance(wanted, list | tuple):
-        if not isinstance(value, list) or (isinstance(wanted, tuple) and len(value) != len(wanted)):
-            return " is not a list" + (f" of {len(wanted)}" if isinstance(wanted, tuple) else "")
-        for number, one in enumerate(value):
-            if found := _fault(one, wanted[number if isinstance(wanted, tuple) else 0]):
-                return f"[{number}]{found}"
-        return ""
-    return "" if _is(value, wanted) else f" is not {_WORDS.get(wanted, 'an MD5')}"
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, re.Pattern):
-        return isinstance(value, str) and wanted.fullmatch(value) is not None
-    if wanted is datetime:
-        try:
-            return datetime.fromisoformat(value).tzinfo is not None
-        except (TypeError, ValueError):
-            return False
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, (int, float) if wanted is float else wanted)
-
-
-_WORDS: Mapping[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    dict: "an object",
-    datetime: "an instant with its zone",
-}
 
 
 def _array_fault(name: str, described: Any) -> str:

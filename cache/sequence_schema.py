@@ -18,6 +18,8 @@ DETAILS: dict[str, dict[str, Any]] = {
         "groups": [str],
         "classes": _NAMES,
         "empty": {str: int},
+        "missing": {str: int},
+        "unused": [str],
         "repaired": {str: dict},
     },
     "streams": {"timeframe": str, "features": [str], "feature_set": str, "statistics": _STATISTICS},

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.contents import inputs
-from cache.reader import Dataset, Entry, StoreError, SymbolEntries, open_entry
+from cache.entries import Entry, StoreError, open_entry
+from cache.reader import Dataset, SymbolEntries
 from cache.tables import table
 from cache.timeframes import format_time
 

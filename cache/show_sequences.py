@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cache.reader import Dataset, Entry
+from cache.entries import Entry
+from cache.reader import Dataset
 from cache.show import CHECKS, check_lines, head_lines, sources_of
 from cache.tables import table
 

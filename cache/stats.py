@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.contents import Diary, Id, abandoned, built_at, closure, open_entries, read_diary
+from cache.entries import Entry, StoreError, open_entry
 from cache.files import in_words
 from cache.layout import FITTED, SOURCES, STAGES
-from cache.reader import Entry, StoreError, check_store, open_entry, read_ref, ref_names
+from cache.refs import check_store, read_ref, ref_names
 
 
 @dataclass(frozen=True)

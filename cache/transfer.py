@@ -4,18 +4,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from cache.archive import INDEX, JSON_BYTES, index_bytes, manifest_bytes, read_archive
 from cache.console import Console
+from cache.entries import StoreError
 from cache.files import becoming, write_atomically
 from cache.locks import REMOVER, building
 from cache.members import END, member
-from cache.packing import all_entries, entry_members
-from cache.reader import StoreError, ref_names
+from cache.packing import entry_members, held_entries
 from cache.receive import check_fit, check_space, new_ref, same_ref, with_kept
 from cache.seal import canonical_json, sealed
 from cache.unpack import is_there, unpack_all
@@ -44,26 +44,23 @@ def export_dataset(store: Path, name: str, path: Path, workers: int, console: Co
         raise _exists(path)
     if not path.parent.is_dir():
         raise StoreError(f"{path}: there is no folder {path.parent}; make it first")
-    ref_names(store)  # before the lock, which would make a store where there is none
-    with ExitStack() as stack:
-        with suppress(OSError):  # a store that cannot be written: then nobody removes anything from it either
-            stack.enter_context(building(store, console.waiting_for(REMOVER)))
-        with console.phase("open the dataset"):
-            ref, entries = all_entries(store, name)
+    with held_entries(store, name, console) as (ref, entries):
         size = sum(entry.bytes for entry in entries)
         seals = {(one.path.parent.name, one.key): str(sealed(one.manifest)["md5"]) for one in entries}
         index = index_bytes(ref, seals)
         if max(map(len, (index, *(manifest_bytes(one.manifest) for one in entries)))) > JSON_BYTES:
             raise StoreError(f"{store}: {name} has too many entries for one file; divide its symbols")
-        file = stack.enter_context(_new_file(path))
-        bar = stack.enter_context(console.bar("packing", "B", size))
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        file.write(member(INDEX, index))
-        for entry in entries:
-            for data in entry_members(entry, pool, workers + 1, bar.update):
-                file.write(data)
-        file.write(END)
-        file_bytes = file.tell()
+        with (
+            _new_file(path) as file,
+            console.bar("packing", "B", size) as bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            file.write(member(INDEX, index))
+            for entry in entries:
+                for data in entry_members(entry, pool, workers + 1, bar.update):
+                    file.write(data)
+            file.write(END)
+            file_bytes = file.tell()
     return Transferred(name, len(entries), len(entries), size, file_bytes)
 
 

@@ -11,11 +11,11 @@ from cache.archive import PackedEntry, array_specs
 from cache.compress import unpack_block
 from cache.console import Console
 from cache.contents import Id
+from cache.entries import StoreError, entry_exists, entry_path, open_entry
 from cache.layout import ArraySpec, chunk_rows
 from cache.locks import Waiting, entry_lock
 from cache.members import Span, archive_error, read_span
 from cache.parallel import Advance, in_turn, several
-from cache.reader import StoreError, entry_exists, entry_path, open_entry
 from cache.writer import EntryWriter
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref, unread
 from cache.contents import Id, closure, entry_ids, memos, open_entries, stage_paths
+from cache.entries import StoreError, entry_path, open_entry
 from cache.prune import discard
-from cache.reader import StoreError, check_store, entry_path, open_entry, open_symbols, read_ref, ref_names
+from cache.reader import open_symbols
+from cache.refs import check_store, read_ref, ref_names
 
 _MAKE = "the next bin/build-cache makes it"
 

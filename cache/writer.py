@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.entries import Entry, StoreError, entry_path
 from cache.files import share, sync
 from cache.keys import Components
 from cache.layout import (
@@ -30,7 +31,6 @@ from cache.layout import (
     shard_bytes,
     shards,
 )
-from cache.reader import Entry, StoreError, entry_path
 from cache.seal import sealed
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry
+from cache.entries import Entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from configs.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.entries import Entry, open_entry
 from cache.layout import TIME_ATTRIBUTES, ArraySpec
-from cache.reader import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.writer import EntryWriter

@@ -12,16 +12,18 @@ from pathlib import Path
 
 from cache.console import Console
 from cache.durable import check_interrupted, synced_at_the_end
+from cache.entries import Entry, StoreError, open_entry
 from cache.files import write_atomically
 from cache.locks import REMOVER, building
-from cache.reader import Dataset, Entry, StoreError, open_dataset, open_entry, read_ref
+from cache.reader import Dataset, open_dataset
 from cache.recipe import Recipe
 from cache.recipes import AnyRecipe
+from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
 from pipeline.continuing import continuing
-from pipeline.explain import explain, in_short, source_paths
+from pipeline.explain import in_short, look_up, source_paths
 from pipeline.plan import Node, Plan, Sources, blame
 from pipeline.tasks import Executor, Job, Receipt, tasks_of
 from pipeline.threads import Threads
@@ -72,7 +74,7 @@ def build(
             plan = way.make_plan(recipe, sources, left_out)
             if isinstance(recipe, Recipe):
                 plan = continuing(plan, sources, known_files(store, recipe.name), left_out)
-            explanation = explain(plan, sources, data_dir, store)
+            explanation = look_up(plan, sources, data_dir, store)
             if not built and not left_out:
                 for line in in_short(explanation):
                     console.line(line)

@@ -23,13 +23,9 @@ from cache.reader import Dataset
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from configs.errors import UserError
-from pipeline.certify_checks import (
-    Evidence,
-    Finding,
-    check_completion,
-    check_purge,
-    end_of_training,
-)
+from pipeline.certify_completion import check_completion
+from pipeline.certify_evidence import Evidence, Finding
+from pipeline.certify_purge import check_purge, end_of_training
 from pipeline.certify_rows import check_details, check_rows, stream_rows
 from pipeline.certify_streams import check_masks, check_statistics
 from pipeline.certify_windows import check_moment, draw_moments
@@ -38,7 +34,6 @@ from pipeline.series import BarSeries
 from pipeline.universe import held_out
 
 CHECKS = ("completion", "purge", "statistics", "masks", "truncation", "randomisation")
-CHECKS_IN_STORE = (*CHECKS, "streams")
 Certificate = dict[str, Any]
 
 

@@ -10,11 +10,13 @@ import click
 
 from cache.console import Console, command, examples
 from cache.contents import closure, open_entries
+from cache.entries import StoreError, entry_path
 from cache.keep_command import removed_lines
 from cache.layout import SOURCES
 from cache.locks import removing
 from cache.prune import discard
-from cache.reader import Dataset, StoreError, check_store, entry_path, open_dataset
+from cache.reader import Dataset, open_dataset
+from cache.refs import check_store
 
 _HOLDS = {"passed": True}
 _PROMISE = {

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.entries import Entry, StoreError, open_entry
 from cache.layout import SHARD_ROWS
-from cache.reader import Entry, StoreError, open_entry
-from pipeline.certify_checks import Evidence, Proved
+from pipeline.certify_evidence import Evidence, Proved
 from pipeline.series import BarSeries
 
 

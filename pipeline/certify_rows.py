@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry
+from cache.entries import Entry
 from cache.recipe import Recipe
 from cache.timeframes import format_time, timeframe_ns
 from pipeline import kernels
 from pipeline.bars import BLOCK_ROWS
-from pipeline.certify_checks import Evidence, Finding
+from pipeline.certify_evidence import Evidence, Finding
 from pipeline.derive import derive_bars
 from pipeline.features import compute_features, feature_set
 from pipeline.fields import dataset_fields, stream_fields, window_fields

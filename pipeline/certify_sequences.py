@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.console import Console
+from cache.entries import Entry, open_entry
 from cache.layout import ALL_FOLDS, fold_name
-from cache.reader import Dataset, Entry, open_entry
+from cache.reader import Dataset
 from cache.sequence_recipe import SequenceRecipe
 from configs.errors import UserError
-from pipeline.certify_checks import Finding
+from pipeline.certify_evidence import Finding
 from pipeline.channels import channels_of
 from pipeline.sequences import as_names
 from pipeline.sequences_series import RecordingSeries

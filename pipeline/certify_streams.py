@@ -1,17 +1,17 @@
 """What a certificate proves of the streams of a dataset: whom their statistics know, and what their features tell."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry
+from cache.entries import Entry
 from cache.timeframes import format_time
 from configs.errors import UserError
 from pipeline.bars import Block
-from pipeline.certify_checks import Evidence, Finding
+from pipeline.certify_evidence import Evidence, Finding
 from pipeline.features import (
     FeatureSet,
     Moments,
@@ -68,12 +68,18 @@ def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, held: Collect
     }
     pooled: dict[str, Moments] = {}
     known = all(evidence.proved for evidence in symbols.values())  # pooled ones rest on all symbols
+
+    @cache
+    def same_bars(name: str) -> bool:
+        return all(_same_bars(evidence, name, cutoff) for evidence in symbols.values())
+
     for where, stream, name, evidence in streams.values():
-        of = [evidence] if "statistics" not in stream.manifest["components"]["inputs"] else symbols.values()
-        if known and _proved(stream, name, of, evidence, cutoff):
-            continue
         stored, features = stream.manifest["statistics"], evidence.features(name)
-        if "statistics" not in stream.manifest["components"]["inputs"]:
+        alone = "statistics" not in stream.manifest["components"]["inputs"]
+        as_before = evidence.proved and evidence.proved.statistics[name] == stored and stored["until"] == cutoff
+        if known and as_before and (_same_bars(evidence, name, cutoff) if alone else same_bars(name)):
+            continue
+        if alone:
             fit: Callable[[], Statistics] = partial(_fitted_alone, evidence, name, features, cutoff, where)
         else:
             if name not in pooled:
@@ -89,12 +95,9 @@ def check_statistics(symbols: Mapping[str, Evidence], cutoff: int, held: Collect
     return found
 
 
-def _proved(stream: Entry, name: str, of: Iterable[Evidence], evidence: Evidence, cutoff: int) -> bool:
-    """Whether an earlier dataset had the same statistics, from the same bars."""
-    stored = stream.manifest["statistics"]
-    if evidence.proved is None or evidence.proved.statistics[name] != stored or stored["until"] != cutoff:
-        return False
-    return all(one.count_by(name, "close_time", cutoff) <= one.first_bar(name) for one in of)
+def _same_bars(evidence: Evidence, name: str, cutoff: int) -> bool:
+    """Whether the bars closed by the cut-off are those that an earlier dataset had."""
+    return evidence.count_by(name, "close_time", cutoff) <= evidence.first_bar(name)
 
 
 def _fitted_alone(evidence: Evidence, name: str, features: FeatureSet, cutoff: int, where: str) -> Statistics:

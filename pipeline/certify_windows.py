@@ -16,7 +16,7 @@ from cache.timeframes import format_time, timeframe_ns
 from pipeline import kernels
 from pipeline.align import Dropped, align
 from pipeline.bars import Block
-from pipeline.certify_checks import Evidence
+from pipeline.certify_evidence import Evidence
 from pipeline.certify_streams import Stretch, raw_features
 from pipeline.derive import derive_bars
 

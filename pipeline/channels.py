@@ -20,6 +20,7 @@ from configs.errors import UserError
 from pipeline import sequences_kernels as kernels
 
 Kernel = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], None]
+LARGEST = 1e15  # no measurement is beyond it, and a model in float32, which squares what it sees, finds no number there
 _Reads = Iterator[tuple[list[str], list[str]]]
 
 

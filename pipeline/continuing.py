@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from cache.reader import Entry, StoreError, open_entry
+from cache.entries import Entry, StoreError, open_entry
 from cache.recipe import Recipe
 from configs.errors import UserError
 from pipeline.plan import Earlier, Plan, Shards, Sources, make_plan

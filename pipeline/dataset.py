@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from cache.entries import Entry, open_entry
 from cache.layout import EVERY_SYMBOL
-from cache.reader import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from pipeline.certify import certificate_error, certify
-from pipeline.certify_checks import Evidence
 from pipeline.certify_earlier import with_proved
+from pipeline.certify_evidence import Evidence
 from pipeline.consistency import consistency, describe
 from pipeline.features import feature_set
 from pipeline.plausible import warnings

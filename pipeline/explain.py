@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache.explain import nearest
+from cache.entries import Entry, StoreError, entry_exists, open_entry
+from cache.explain import nearest, value_words
 from cache.files import listing
-from cache.reader import Entry, StoreError, check_folder, entry_exists, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import check_folder, read_ref
 from pipeline.files import is_url, url_of
 from pipeline.plan import Node, Plan, Sources
 
@@ -57,14 +59,39 @@ class Explanation:
 
 def explain(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
     """Look up every entry of a plan, and for those that are missing what is nearest to them."""
+    found = look_up(plan, sources, data_dir, store)
+    return replace(found, verdicts=tuple(_with_reasons(found, store)))
+
+
+def look_up(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
+    """The same without reasons, for which all entries of the store must be read."""
     check_folder(store)
     last: dict[str, Any] | None = None
     with suppress(StoreError):
         last = read_ref(store, plan.recipe.name)
     files = tuple(_file_states(sources, data_dir, last["sources"])) if last else ()
     differ = plan.recipe.differs_from(last["recipe"]) if last else ()
-    changes = tuple(f"{field} {old} → {new}" for field, old, new in differ)
-    return Explanation(files, changes, tuple(_verdicts(plan, files, data_dir, store)))
+    changes = [f"{field} {value_words(old)} → {value_words(new)}" for field, old, new in differ]
+    if last:
+        changes += _changed_plugin(plan, store)
+    return Explanation(files, tuple(changes), tuple(_verdicts(plan, files, data_dir, store)))
+
+
+def _changed_plugin(plan: Plan, store: Path) -> Iterator[str]:
+    """Whether the user's file of columns has another content than when the dataset was built."""
+    wanted = {code for node in plan.nodes if (code := _plugin_code(node.components.fields))}
+    if not wanted:
+        return
+    with suppress(StoreError):
+        symbol = next(iter(open_dataset(store, plan.recipe.name).symbols.values()))
+        before = _plugin_code(next(iter(symbol.streams.values())).manifest["components"]["fields"])
+        if before and before not in wanted:
+            yield f"data.features.plugin.code {before} → {' '.join(wanted)}"
+
+
+def _plugin_code(fields: dict[str, Any]) -> str | None:
+    code: str | None = (fields.get("features") or {}).get("plugin", {}).get("code")
+    return code
 
 
 def in_short(explanation: Explanation) -> Iterator[str]:
@@ -115,23 +142,31 @@ def _file_states(sources: Sources, data_dir: Path, before: Paths) -> Iterator[Fi
 
 def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: Path) -> Iterator[Verdict]:
     changed = {file.path for file in files if file.state == CHANGED}
-    stages: dict[str, list[Entry]] = {}
-    states: dict[str, str] = {}
+    stale: set[str] = set()
     for node in plan.nodes:
         components = node.components
         if entry_exists(store, components.stage, components.key):
-            states[components.key] = "hit"
             yield Verdict(node, "hit")
             continue
+        of_changed = node.file is not None and _told(node.file.path, data_dir) in changed
+        if of_changed or not stale.isdisjoint(node.needs):
+            stale.add(components.key)
+        reasons = (f"the content of {node.file.path.name} changed",) if node.file and of_changed else ()
+        yield Verdict(node, "stale source" if components.key in stale else "build", reasons)
+
+
+def _with_reasons(explanation: Explanation, store: Path) -> Iterator[Verdict]:
+    stages: dict[str, list[Entry]] = {}
+    for verdict in explanation.verdicts:
+        if verdict.state == "hit":
+            yield verdict
+            continue
+        components = verdict.node.components
         if components.stage not in stages:
             stages[components.stage] = list(_entries(store, components.stage))
         found = nearest(components, stages[components.stage])
-        reasons = found[1] if found else [f"the store holds no {_kind(node)} yet"]
-        stale = any(states.get(key) == "stale source" for key in node.needs)
-        if node.file and _told(node.file.path, data_dir) in changed:
-            stale, reasons = True, [f"the content of {node.file.path.name} changed"]
-        states[components.key] = "stale source" if stale else "build"
-        yield Verdict(node, states[components.key], tuple(reasons), found[0].key if found else None)
+        reasons = tuple(found[1]) if found else (f"the store holds no {_kind(verdict.node)} yet",)
+        yield replace(verdict, reasons=verdict.reasons or reasons, nearest=found[0].key if found else None)
 
 
 def _entries(store: Path, stage: str) -> Iterator[Entry]:

@@ -18,6 +18,8 @@ def assign_folds(label: NDArray[np.int32], group: NDArray[np.int32], folds: Fold
     """
     groups = len(np.unique(group))
     remedy = f"lower data.folds.count = {folds.count}, or add recordings"
+    if groups == 1:
+        raise UserError(f"there is one {named}, which cannot both train and validate; add recordings of others")
     if groups < folds.count:
         raise UserError(f"there are {groups} {named}s, and every fold needs one of its own; {remedy}")
     splitter = StratifiedGroupKFold(folds.count, shuffle=True, random_state=folds.seed)

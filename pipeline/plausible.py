@@ -2,12 +2,15 @@
 
 The spot currency market is closed from Friday 17:00 to Sunday 17:00 New York. Bars of a currency pair well inside that
 closure, week after week, carry stamps of another zone than the recipe says.
+
+Markets open and close at whole quarters of an hour. Where nearly all pauses begin and end one bar beside such a
+quarter, time stamps that mark the ends of bars were taken for their beginnings, or the other way round.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -18,6 +21,11 @@ from pipeline.series import BarSeries
 NEW_YORK = ZoneInfo("America/New_York")
 HOUR_NS = 3600 * 10**9
 MARGIN_NS = HOUR_NS // 2  # some markets close a little later, or open a little earlier
+QUARTER_NS = HOUR_NS // 4
+PAUSES = 8  # fewer may lie beside a quarter by chance
+PAUSE_NS = HOUR_NS // 2
+LONGEST_NS = HOUR_NS // 12  # of longer bars, a market's hours need not be a whole number
+FIRST_ROWS = 500_000  # more than a year of minutes, and a few milliseconds
 # those traded against each other around the clock; no metals and no coins
 CURRENCIES = frozenset(
     re.findall(
@@ -30,7 +38,7 @@ CURRENCIES = frozenset(
 
 def warnings(symbol: str, base: BarSeries) -> list[str]:
     """What is implausible about the base bars of a symbol, in words; empty where nothing is."""
-    return [*_open_weekends(symbol, base)] if is_currency_pair(symbol) else []
+    return [*_other_label(symbol, base), *(_open_weekends(symbol, base) if is_currency_pair(symbol) else ())]
 
 
 def is_currency_pair(symbol: str) -> bool:
@@ -38,6 +46,37 @@ def is_currency_pair(symbol: str) -> bool:
     pair = r"(?<![A-Z])([A-Z]{3})[/_. -]?([A-Z]{3})(?![A-Z])"
     found = [match for text in (symbol, symbol.upper()) for match in re.findall(pair, text)]
     return any(left != right and {left, right} <= CURRENCIES for left, right in found)
+
+
+def _other_label(symbol: str, base: BarSeries) -> Iterator[str]:
+    """Warn when nine of ten pauses of half an hour and more begin, and end, one bar beside a quarter of an hour.
+
+    One edge alone is no reason: the bar of a closing auction lies behind the last minute of many honest files.
+    """
+    opened, closed = (base.rows(name, 0, min(len(base), FIRST_ROWS)) for name in ("open_time", "close_time"))
+    length = int(closed[0] - opened[0])
+    pauses = np.flatnonzero(opened[1:] - closed[:-1] >= PAUSE_NS)
+    if length > LONGEST_NS or QUARTER_NS % length or len(pauses) < PAUSES:
+        return
+    edges = np.stack([closed[pauses], opened[pauses + 1]])  # when they begin and end
+    for shift, so in ((length, "early"), (-length, "late")):
+        beside = int(((edges + shift) % QUARTER_NS == 0).sum(axis=1).min())
+        if beside >= 0.9 * len(pauses):
+            mark, label, taken = ("beginning", "left", "end") if shift > 0 else ("end", "right", "beginning")
+            before = " Windows would hold bars that were not over yet." if shift > 0 else ""
+            begins, ends = _usual(edges)
+            yield (
+                f"{symbol}: the bars seem to be one bar too {so}: trading pauses at {begins} and goes on at {ends} UTC "
+                f"where whole quarters of an hour are usual, in {beside:,} of {len(pauses):,} pauses. Do time stamps "
+                f"mark the {mark} of a bar, not its {taken}? Then set data.source.label: {label}.{before}"
+            )
+
+
+def _usual(edges: NDArray[np.int64]) -> tuple[str, str]:
+    """The times of day of the most frequent pause."""
+    times, counts = np.unique(edges % (24 * HOUR_NS), axis=1, return_counts=True)
+    begins, ends = (datetime.fromtimestamp(ns // 10**9, UTC) for ns in times[:, counts.argmax()].tolist())
+    return f"{begins:%H:%M}", f"{ends:%H:%M}"
 
 
 @dataclass(frozen=True)

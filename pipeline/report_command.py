@@ -8,7 +8,8 @@ import click
 from cache.console import Console, command, examples
 from cache.files import write_atomically
 from cache.inspect_command import store_option
-from cache.reader import check_store, open_dataset
+from cache.reader import open_dataset
+from cache.refs import check_store
 
 
 @command(name="report", epilog=examples("bin/cache report demo", "bin/cache report demo --out report.html"))

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.entries import Entry
 from cache.html import figure, grid, legend, paragraph, subheading, table
 from cache.layout import CHUNK_ROWS
-from cache.reader import Dataset, Entry
+from cache.reader import Dataset
 from cache.svg import cells, element, panel, text
 from cache.timeframes import DAY_NS
 

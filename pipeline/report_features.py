@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.charts import histogram_panel
+from cache.entries import Entry
 from cache.html import figure, grid, legend, subheading, table
 from cache.layout import CHUNK_ROWS
-from cache.reader import Dataset, Entry
+from cache.reader import Dataset
 
 Array = NDArray[Any]
 SHIFTED, DRIFTED = 0.1, 0.25

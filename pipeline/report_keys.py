@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.contents import Id, inputs
+from cache.entries import Entry, StoreError, open_entry
 from cache.html import checks, figure, paragraph, table
 from cache.layout import FITTED
-from cache.reader import Dataset, Entry, StoreError, SymbolEntries, open_entry
+from cache.reader import Dataset, SymbolEntries
 from cache.show import sources_of
 from cache.svg import element, number, panel, text
 
@@ -18,9 +19,7 @@ _COLUMNS = {  # what is made of what, from left to right
 }
 _WIDTH, _ROW = 72.0, 31.0
 _MOST = 16  # nodes of a column; more of them are one node
-
 _UNSCALED = "fill"  # a field that the stream has which those of the folds are made of
-_VALUES = {"bars": "ohlc", "recordings": "values"}
 
 Node = tuple[str, str]  # column, name
 Nodes = dict[Node, tuple[str, str]]  # words, key

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.charts import histogram_panel, stacked_lines
+from cache.entries import Entry
 from cache.html import figure, grid, legend, paragraph, subheading, table
 from cache.layout import SEQUENCE
 from cache.part import part_of
-from cache.reader import Dataset, Entry
+from cache.reader import Dataset
 from cache.show import sources_of
 from pipeline.report_features import panels, sample
 from pipeline.sequences import as_names

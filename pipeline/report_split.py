@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache.charts import Piece, rows
+from cache.entries import Entry
 from cache.html import figure, grid, legend, subheading, table
-from cache.reader import Dataset, Entry, SymbolEntries
+from cache.reader import Dataset, SymbolEntries
 from pipeline.report_coverage import lasting, minute
 
 _RULES = {

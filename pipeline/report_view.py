@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.charts import Candles, candle_panel, line_panel
+from cache.entries import Entry
 from cache.html import figure, grid, legend
-from cache.reader import Dataset, Entry, SymbolEntries
+from cache.reader import Dataset, SymbolEntries
 from pipeline.report_coverage import lasting, minute
 from pipeline.report_split import opened
 

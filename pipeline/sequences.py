@@ -28,6 +28,8 @@ class Recordings:
         label: int32 [n, labels], codes into `classes`, column by column.
         values: float64 [R, C], NaN where nothing was measured.
         empty: how many sequences have no value in a channel, by channel; channels without such are left out.
+        missing: how many values of a channel were not measured, by channel; complete channels are left out.
+        unused: columns of the file that the recipe has no use for.
         repaired: rows and sequences that a policy changed.
     """
 
@@ -41,6 +43,8 @@ class Recordings:
     groups: list[str]
     classes: dict[str, list[str]]
     empty: dict[str, int]
+    missing: dict[str, int]
+    unused: list[str]
     repaired: Repaired
 
     def __len__(self) -> int:
@@ -53,7 +57,9 @@ def read_recordings(file: SourceFile, source: SequencesSource) -> Recordings:
     Raises SourceError naming file, column, row (from 0 after the header), value and remedy at the first row that cannot
     be taken as it is, unless `source.policy` says what to do with it.
     """
-    raw = read_rows(file, find_columns(open_table(file.path), source))
+    table = open_table(file.path)
+    columns = find_columns(table, source)
+    raw = read_rows(file, columns)
     rows = true_rows(raw, source)
     values, empty = true_values(rows)
     starts, lengths = rows.starts, rows.lengths
@@ -73,6 +79,8 @@ def read_recordings(file: SourceFile, source: SequencesSource) -> Recordings:
         groups,
         classes,
         empty,
+        {name: int(count) for name, count in zip(columns.channels, np.isnan(values).sum(axis=0), strict=True) if count},
+        [name for name in table.names if name not in (*columns.words, *columns.numbers)],
         rows.repaired,
     )
 

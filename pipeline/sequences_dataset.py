@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.entries import Entry, open_entry
 from cache.layout import SEQUENCE
-from cache.reader import Entry, open_entry
 from cache.sequence_recipe import SequenceRecipe
 from pipeline.certify_sequences import certify_sequences, evidence_of_sequences, sequence_certificate_error
 
@@ -34,7 +34,8 @@ def describe_sequences(recipe: SequenceRecipe, keys: Mapping[str, Any], store: P
         for bounds in ranges
     ]
     warnings = [
-        *_empty(evidence.series.entries),
+        *_empty(evidence.series.entries, len(label)),
+        *_alone(_counts(label, classes)),
         *_lacking(folds, _counts(label, classes)),
         *_constant(streams, len(folds)),
     ]
@@ -61,22 +62,29 @@ def _counts(label: NDArray[np.int32], classes: Mapping[str, list[str]]) -> dict[
     }
 
 
-def _empty(entries: list[Entry]) -> Iterator[str]:
+def _empty(entries: list[Entry], sequences: int) -> Iterator[str]:
     empty: dict[str, int] = {}
     for entry in entries:
         for channel, count in entry.manifest["empty"].items():
             empty[channel] = empty.get(channel, 0) + count
     for channel, count in empty.items():
-        yield f"{channel} has no value in {count:,} sequences, and is 0 there"
+        yield f"{channel} has no value in {count:,} of {sequences:,} sequences, and is 0 there"
+
+
+def _alone(total: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Labels that are the same everywhere."""
+    for label, counts in total.items():
+        if len(present := [name for name, count in counts.items() if count]) == 1:
+            yield f"{label} is {present[0]} in all sequences, so there is nothing to tell apart"
 
 
 def _lacking(folds: list[dict[str, Any]], total: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """Classes that a part of a fold lacks."""
     for number, fold in enumerate(folds):
         for label, counts in fold["classes"].items():
-            if absent := [name for name, count in counts.items() if not count]:
+            if absent := [name for name, count in counts.items() if total[label][name] > count == 0]:
                 yield f"fold {number} validates on no {label} {', '.join(absent)}, so its scores say nothing about that"
-            if unseen := [name for name, count in counts.items() if count == total[label][name]]:
+            if unseen := [name for name, count in counts.items() if total[label][name] == count > 0]:
                 yield f"fold {number} trains on no {label} {', '.join(unseen)}, because no other fold has it"
 
 

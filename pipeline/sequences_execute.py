@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.entries import open_entry
 from cache.keys import check_unchanged
 from cache.layout import SEQUENCE, SEQUENCES, ArraySpec
-from cache.reader import open_entry
 from cache.sequence_recipe import SequenceRecipe
 from cache.writer import EntryWriter
 from configs.errors import UserError
@@ -42,6 +42,8 @@ def _build_recordings(node: Node, recipe: SequenceRecipe, store: Path, entry: En
         groups=found.groups,
         classes=found.classes,
         empty=found.empty,
+        missing=found.missing,
+        unused=found.unused,
         repaired=found.repaired,
     )
 

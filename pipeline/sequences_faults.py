@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.sequence_recipe import SequencesSource
+from pipeline.channels import LARGEST
 from pipeline.files import SourceError
 from pipeline.sequences_read import NOTHING, Raw
 
@@ -97,15 +98,16 @@ def true_values(rows: Rows) -> tuple[NDArray[np.float64], dict[str, int]]:
     values = rows.raw.channels[rows.place]
     if source.sentinels:
         values[np.isin(values, source.sentinels)] = np.nan
-    infinite = np.isinf(values)
-    if infinite.any():
+    beyond = np.abs(values) > LARGEST
+    if beyond.any():
         if source.policy.not_finite == "error":
-            at, column = np.argwhere(infinite)[0]
+            at, column = np.argwhere(beyond)[0]
+            what = "not a finite number" if np.isinf(values[at, column]) else f"beyond {LARGEST:g}, and no measurement"
             remedy = "correct it, or set data.source.policy.not_finite=missing"
-            raise rows.fault(at, channels[column], f"{values[at, column]} is not a finite number; {remedy}")
-        wrong = np.asarray(infinite.any(axis=1))
+            raise rows.fault(at, channels[column], f"{values[at, column]} is {what}; {remedy}")
+        wrong = np.asarray(beyond.any(axis=1))
         rows.count("not_finite", wrong, "rows", int(wrong.sum()))
-        values[infinite] = np.nan
+        values[beyond] = np.nan
     absent = np.isnan(values)
     if not len(values) or not absent.any():
         return values, {}

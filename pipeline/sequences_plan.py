@@ -14,7 +14,7 @@ from cache.sequence_recipe import SequenceRecipe
 from pipeline.channels import derivation
 from pipeline.plan import Node, Plan, SourceFile, Sources
 
-STAGE_VERSIONS = {"recordings": 1, "streams": 1, "windows": 1, "datasets": 1}
+STAGE_VERSIONS = {"recordings": 2, "streams": 1, "windows": 1, "datasets": 1}
 
 
 def make_sequence_plan(recipe: SequenceRecipe, sources: Sources) -> Plan:

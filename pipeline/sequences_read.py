@@ -130,7 +130,8 @@ def _explained(table: Table, columns: Columns, error: Exception) -> SourceError:
     try:
         for batch in table.batches([*columns.words, *columns.numbers], _ROWS):
             for name in columns.numbers:
-                converted(batch.column(name), _numbers, _no_number, _refuse(table.path, name, row))
+                otherwise = "; correct it" if name == columns.order else "; correct it, or leave the field empty"
+                converted(batch.column(name), _numbers, _no_number(otherwise), _refuse(table.path, name, row))
             row += batch.num_rows
     except SourceError as found:
         return found
@@ -144,8 +145,8 @@ def _numbers(column: pa.Array) -> NDArray[Any]:
     return numpy_of(present, pa.float64())
 
 
-def _no_number(value: str, _: ValueError) -> str:
-    return no_number(value, "; correct it, or leave the field empty")
+def _no_number(otherwise: str) -> Callable[[str, ValueError], str]:
+    return lambda value, _: no_number(value, otherwise)
 
 
 def _refuse(path: Path, name: str, row: int) -> Refuse:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry, open_entry
+from cache.entries import Entry, open_entry
 from pipeline.files import SourceError
 from pipeline.sequences import as_names
 

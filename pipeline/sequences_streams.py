@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry
+from cache.entries import Entry
 from cache.sequence_recipe import Normalise, SequenceRecipe
 from configs.errors import UserError
 from pipeline import sequences_kernels as kernels

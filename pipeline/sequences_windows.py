@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Entry
+from cache.entries import Entry
 from cache.sequence_recipe import SequenceRecipe
 from configs.errors import UserError
 

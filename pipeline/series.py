@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import open_entry
+from cache.entries import open_entry
 from cache.timeframes import format_time
 from pipeline.bars import BLOCK_ROWS, Block, SourceError
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.reader import Entry, open_entry
+from cache.entries import Entry, open_entry
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns, format_time
 from configs.errors import UserError
 from pipeline.series import BarSeries
+
+_EDGES = 4096
 
 
 def train_end(store: Path, inputs: Mapping[str, Sequence[str]], recipe: Recipe) -> int:
@@ -45,16 +47,20 @@ def train_cutoff(store: Path, inputs: Mapping[str, Sequence[str]], recipe: Recip
 
 @cache
 def _close_at(store: Path, base_keys: tuple[str, ...], share: float) -> int:
-    """The close of the bar that ends the first `share` of all bars, in order of their closes, by bisection of time."""
-    closes = [open_entry(store, "bars", key).array("close_time") for key in base_keys]
-    wanted = max(int(share * sum(map(len, closes))), 1)
-    low, high = min(int(c[0]) for c in closes), max(int(c[-1]) for c in closes)
+    """The close of the bar that ends the first `share` of all bars, in order of their closes.
+
+    Every sweep over the entries counts at `_EDGES` instants and leaves the interval between two of them. One map is
+    open at a time: the pages of all of them together would count as hundreds of megabytes of the process's memory.
+    """
+    entries = [open_entry(store, "bars", key) for key in base_keys]
+    wanted = max(int(share * sum(entry.shape("close_time")[0] for entry in entries)), 1)
+    low = min(int(entry.rows("close_time", 0, 1)[0]) for entry in entries)
+    high = max(int(entry.manifest["last_close"]) for entry in entries)
     while low < high:  # the first instant by which so many bars have closed, which is the close of one
-        middle = (low + high) // 2
-        if sum(int(np.searchsorted(c, middle, side="right")) for c in closes) >= wanted:
-            high = middle
-        else:
-            low = middle + 1
+        edges = np.arange(low, high, -(-(high - low) // _EDGES))
+        closed = sum(np.searchsorted(entry.array("close_time"), edges, side="right") for entry in entries)
+        at = int(np.searchsorted(closed, wanted))
+        low, high = int(edges[at - 1]) + 1 if at else low, int(edges[at]) if at < len(edges) else high
     return low
 
 

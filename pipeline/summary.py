@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from cache.reader import Dataset, Entry
+from cache.entries import Entry
+from cache.reader import Dataset
 from cache.tables import table
 from cache.timeframes import format_time
 from pipeline.build import Outcome

@@ -20,7 +20,8 @@ from trainer.class_metrics import confusion, scores
 from trainer.classifier import Classifier
 from trainer.config import TrainerConfig
 from trainer.data import Batch, WindowSource, spread
-from trainer.masking import Masks, all_visible, apply_masks
+from trainer.inputs import all_visible, apply_masks
+from trainer.masking import Masks
 from trainer.measures import in_words
 from trainer.predictions import Predictions, write_predictions
 from trainer.task import Advance
@@ -115,7 +116,7 @@ class Classify:
 
     @torch.no_grad()
     def predict(self, model: torch.nn.Module, source: WindowSource, index_W: Tensor, advance: Advance) -> Predictions:
-        """What the model makes of windows (int64 [W])."""
+        """What the model makes of windows (int64 [W]). Raises UserError where that is no number."""
         model.eval()
         truth, logits = [], []
         for index_B in index_W.split(self.config.training.batch_size):
@@ -124,9 +125,20 @@ class Classify:
             truth.append(batch.labels.clone())
             advance(len(batch))
         model.train()
-        return Predictions(
-            index_W, torch.cat(truth), tuple(torch.cat(parts).float() for parts in zip(*logits, strict=True))
-        )
+        joined = tuple(torch.cat(parts).float() for parts in zip(*logits, strict=True))
+        self._check_finite(index_W, joined)
+        return Predictions(index_W, torch.cat(truth), joined)
+
+    def _check_finite(self, index_W: Tensor, logits: tuple[Tensor, ...]) -> None:
+        """Raise UserError where a model tells no number: whatever class came first would count as what it tells."""
+        wrong_W = ~torch.stack([logits_WC.isfinite().all(dim=1) for logits_WC in logits]).all(dim=0)
+        if wrong_W.any():
+            number = int(index_W[wrong_W.cpu()][0])
+            name = bytes(self.part.windows.array("id")[number]).rstrip(b"\0").decode()
+            raise UserError(
+                f"the model makes no number of {int(wrong_W.sum()):,} of {len(index_W):,} sequences, {name} the first: "
+                "either training has diverged, and a lower training.lr helps, or their values are far beyond the others"
+            )
 
     def validate(self, model: torch.nn.Module, source: WindowSource, advance: Advance) -> dict[str, float]:
         """Losses and scores over windows spread evenly over the validation part."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache.entries import entry_exists, open_entry
 from cache.keys import Components
 from cache.layout import ArraySpec
 from cache.locks import entry_lock
-from cache.reader import Dataset, entry_exists, open_entry
+from cache.reader import Dataset
 from cache.writer import EntryWriter
 from trainer.config import TrainerConfig
 from trainer.described import told_task

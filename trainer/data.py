@@ -83,7 +83,6 @@ class WindowSource:
         streams = list(enumerate(zip(universe.streams, self.seq_lens, strict=True)))
         known = [name for name in ("starts", "label") if name in kinds["windows"]]
         timed = streams if "close_time" in kinds[streams[0][1][0]] else []
-        self.n_features = kinds[streams[0][1][0]]["values"].columns[0]
         self._padded, self._labelled = "starts" in known, "label" in known
         self._lists = [
             [Wanted(of, "values", j, length) for j, (of, length) in streams],

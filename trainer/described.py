@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.entries import Entry, StoreError, open_entry
 from cache.keys import file_md5
 from cache.part import part_of
-from cache.reader import Dataset, Entry, StoreError, open_entry
+from cache.reader import Dataset
 from trainer.config import is_own_task
 
 ENCODER_FORMAT = 5

@@ -37,15 +37,16 @@ from configs.errors import UserError
 from configs.loader import Config
 from trainer.checkpoint import load_weights
 from trainer.classifier import Classifier
-from trainer.clock import CLOCK_CHANNELS, clock_table
 from trainer.config import ModelConfig
 from trainer.described import OWN_TASK, identity, uneven_latents
 from trainer.encode_description import inputs_of, read_description
 from trainer.encode_frames import make_window
 from trainer.encode_inputs import Inputs
+from trainer.encode_programs import RecordingProgram, WindowEncoder, model_of
 from trainer.encode_recordings import RecordingInputs, recording_inputs, recording_window
-from trainer.masking import Masks, all_visible, apply_masks, model_inputs
-from trainer.model import MaskedAutoencoder, WindowModel
+from trainer.inputs import apply_masks
+from trainer.masking import Masks
+from trainer.model import WindowModel
 
 Frames = Mapping[str, pd.DataFrame] | pd.DataFrame
 Classes = dict[str, dict[str, float]]
@@ -86,7 +87,7 @@ class Encoder:
                 "data.window.seq_len for all timeframes"
             )
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced, and the caller's dice are theirs
-            model = _model_of(described, settings)
+            model = model_of(described, settings)
         digest = file_md5(weights)
         only = "backbone." if described["task"].startswith(OWN_TASK) else ""  # its head is its own affair
         load_weights(weights, model, identity(described), only)
@@ -208,6 +209,8 @@ class Ensemble:
         folds = sorted(run.glob("fold[0-9]*"), key=lambda path: int(path.name.removeprefix("fold")))
         if not folds:
             raise UserError(f"{run}: no run of all folds there; bin/train --fold all makes one")
+        if not (run / "folds.json").is_file():
+            raise UserError(f"{run}: not all folds are trained; bin/train --fold all --resume goes on")
         return cls([Encoder.load(fold, device) for fold in folds])
 
     def predict(self, frame: pd.DataFrame) -> Classes:
@@ -245,44 +248,3 @@ def export_encoder(encoder: Encoder, path: str | Path) -> None:
     shapes = tuple([{0: batch} for _ in lengths] for _ in range(2))
     program = torch.export.export(encoder.program, (x, close_time), dynamic_shapes=shapes)
     torch.export.save(program, path)
-
-
-class WindowEncoder(nn.Module):
-    """A model's way from windows that hide nothing to embeddings."""
-
-    clock: Tensor
-
-    def __init__(self, model: WindowModel) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("clock", clock_table(), persistent=False)
-
-    def forward(self, x: list[Tensor], close_time: list[Tensor]) -> Tensor:
-        """Features [B, L_j, F] and close times [B, L_j] a timeframe → [B, S, latent_len, d_model]."""
-        return self.model.encode(model_inputs(x, all_visible(x), (), close_time, self.clock))
-
-
-class RecordingProgram(nn.Module):
-    """The same for recordings."""
-
-    def __init__(self, model: WindowModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: list[Tensor], padding: list[Tensor]) -> Tensor:
-        """Features [B, L, F] and padding [B, L] → [B, 1, latent_len, d_model]."""
-        return self.model.encode(apply_masks(x, Masks(padding), ()))
-
-
-def _model_of(described: dict[str, Any], settings: ModelConfig) -> WindowModel:
-    n_features = len(described["features"]["columns"])
-    seq_lens, bar_lengths = (tuple(described[name].values()) for name in ("seq_lens", "bar_lengths"))
-    if described["task"] == "classify":
-        n_classes = tuple(map(len, described["classes"].values()))
-        return Classifier(n_features, seq_lens, bar_lengths, settings, n_classes)
-    if described["task"].startswith(OWN_TASK):
-        n_known = 0 if described["kind"] == SEQUENCES else CLOCK_CHANNELS
-        return WindowModel(n_features, n_known, seq_lens, bar_lengths, settings)
-    if described["kind"] == SEQUENCES:
-        return MaskedAutoencoder(n_features, 0, seq_lens, bar_lengths, settings, n_features)
-    return MaskedAutoencoder(n_features, CLOCK_CHANNELS, seq_lens, bar_lengths, settings)

@@ -8,7 +8,7 @@ and `time` int64 [window], the decision times as CF has them. Each array is one 
 the plain array, so that a part can be mapped: `np.memmap(part / "embedding/c/0/0/0/0", "<f4", "r", shape=…)`. With
 xarray, all parts of a symbol are one dataset:
 
-    parts = json.loads(Path("DIR/encode.json").read_text())["parts"]
+    parts = [part for part in json.loads(Path("DIR/encode.json").read_text())["parts"] if part["symbol"] == "EURUSD"]
     xarray.concat([xarray.open_zarr(f"DIR/{part['path']}", consolidated=False) for part in parts], "window")
 
 A killed call leaves whole parts; the next one makes those that are not there.
@@ -28,9 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.entries import entry_path
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec
-from cache.reader import Dataset, entry_path
+from cache.reader import Dataset
 from cache.timeframes import format_time
 from cache.writer import EntryWriter
 from configs.errors import UserError

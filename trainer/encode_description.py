@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from cache.json_types import fault
 from cache.keys import file_md5
 from cache.layout import SEQUENCES
 from cache.recipe import BarsSource, Recipe, Session, Window
-from cache.schema import fault
 from configs.errors import UserError
 from pipeline.features import FEATURE_SETS, FeatureSet, feature_set
 from trainer.described import ENCODER_FORMAT

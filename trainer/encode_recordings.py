@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cache.sequence_recipe import Length, SequenceRecipe
 from configs.errors import UserError
 from pipeline import sequences_kernels as kernels
-from pipeline.channels import Channels, channels_of, derivation, prepared
+from pipeline.channels import LARGEST, Channels, channels_of, derivation, prepared
 from trainer.encode_frames import real_numbers
 
 Array = NDArray[Any]
@@ -107,11 +107,12 @@ def _values(inputs: RecordingInputs, frame: pd.DataFrame) -> NDArray[np.float64]
     for k, name in enumerate(inputs.given):
         values[:, k] = real_numbers(f"frame: channel {name}", frame[name])
     values[np.isin(values, inputs.sentinels)] = np.nan
-    infinite = np.argwhere(np.isinf(values))
-    if len(infinite):
-        row, k = infinite[0]
+    beyond = np.argwhere(np.abs(values) > LARGEST)
+    if len(beyond):
+        row, k = beyond[0]
+        what = "infinite" if np.isinf(values[row, k]) else f"{values[row, k]}, beyond {LARGEST:g}"
         raise UserError(
-            f"frame, row {row:,}: {inputs.given[k]} is infinite; correct it, or write NaN for a missing value"
+            f"frame, row {row:,}: {inputs.given[k]} is {what}; correct it, or write NaN for a missing value"
         )
     return values
 

@@ -28,8 +28,8 @@ from cache.timeframes import DAY_NS
 from trainer.data import Batch, WindowSource
 from trainer.masking import Masks
 from trainer.metrics import TimeOfWeek, resampled_weeks, tick_of, weeks_of
-from trainer.prices import last_value, straight_line, to_features, to_log_prices, true_log_prices
-from trainer.reconstruct import TARGETS, VALIDATION_STREAM, Reconstruct
+from trainer.prices import TARGETS, last_value, straight_line, to_features, to_log_prices, true_log_prices
+from trainer.reconstruct import VALIDATION_STREAM, Reconstruct
 from trainer.scores import Consistency, Scores, consistency_result, summary
 
 BATCH = 256

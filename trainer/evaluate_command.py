@@ -6,7 +6,7 @@ if __name__ == "__main__":  # before all that takes a while to load
     end_on_interrupt()
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,36 +71,66 @@ def main(
         )
     if probe and (dataset.folds or own):
         raise UserError("--probe asks what an encoder of bars knows that learnt to reconstruct them; leave it out")
-    score = score_own if own else score_bars if config.training.task == "reconstruct" else score_classes
-    result = score(run, config, dataset, fold, plots, report, probe, console)
+    opened = open_model(run, config, dataset, fold, console)
+    if own:
+        result = score_own(opened, config, fold, console)
+    elif config.training.task == "reconstruct":
+        result = score_bars(opened, run, dataset, plots, report, probe, console)
+    else:
+        result = score_classes(opened, run, dataset, fold, plots, report, console)
     if output:
         result["summary"] = {"run": str(run), "dataset": dataset.entry.key, **result["summary"]}
         write_json(output, result)
         console.line(f"scores: {output}")
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The best model of a run, its task and its windows, of classes of PyTorch's that nobody waits for at the start."""
+
+    source: Any
+    task: Any
+    model: Any
+
+
+def open_model(run: Path, config: TrainerConfig, dataset: Dataset, fold: int | None, console: Console) -> Opened:
+    """The task, for all validation windows, and its model with the best weights, which must be of this very run."""
+    with console.phase("import torch"):
+        import torch
+
+        from trainer.checkpoint import load_weights
+        from trainer.data import WindowSource
+        from trainer.tasks import blamed, make_task
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = WindowSource(dataset, device, fold=fold)
+    training = config.training.model_copy(update={"val_windows": len(source.val)})
+    with blamed(config):
+        task = make_task(replace(config, training=training), dataset, device, fold)
+        model = task.build_model().to(device)
+    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
+    return Opened(source, task, model)
+
+
+def identity_of(config: TrainerConfig, dataset: Dataset, fold: int | None) -> dict[str, Any]:
+    """What the weights of a run tell of it."""
+    return identity(describe_encoder(config.training.task, config.model.model_dump(), dataset, fold))
+
+
 def score_bars(
+    opened: Opened,
     run: Path,
-    config: TrainerConfig,
     dataset: Dataset,
-    fold: int | None,
     plots: Path | None,
     report: Path | None,
     probe: bool,
     console: Console,
 ) -> dict[str, Any]:
     """Print, and draw, how well hidden bars are reconstructed."""
-    with console.phase("import torch"):
-        import torch
+    from trainer.evaluate import evaluate
+    from trainer.probes import probe_encoder
+    from trainer.report import probe_table, table
 
-        from trainer.data import WindowSource
-        from trainer.evaluate import evaluate
-        from trainer.probes import probe_encoder
-        from trainer.reconstruct import reconstruct_task
-        from trainer.report import probe_table, table
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source, task = WindowSource(dataset, device), reconstruct_task(config, dataset, device)
-    model = best_model(run, task, config, dataset, fold, device)
+    source, task, model = opened.source, opened.task, opened.model
     scored = {}
     for part, of in source.parts().items():
         with console.bar("reconstruct", "windows", len(of.val)) as bar:
@@ -133,74 +163,37 @@ def score_bars(
     return result
 
 
-def score_own(
-    run: Path,
-    config: TrainerConfig,
-    dataset: Dataset,
-    fold: int | None,
-    plots: Path | None,
-    report: Path | None,
-    probe: bool,
-    console: Console,
-) -> dict[str, Any]:
-    """Print what a user's own task measures, on all validation windows."""
-    with console.phase("import torch"):
-        import torch
+def score_own(opened: Opened, config: TrainerConfig, fold: int | None, console: Console) -> dict[str, Any]:
+    """Print what a user's own task measures."""
+    from trainer.tasks import blamed
 
-        from trainer.data import WindowSource
-        from trainer.tasks import blamed, make_task
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = WindowSource(dataset, device, fold=fold)
-    training = config.training.model_copy(update={"val_windows": len(source.val)})
+    source, task, model = opened.source, opened.task, opened.model
     with blamed(config), console.bar("validate", "windows", len(source.val)) as bar:
-        task = make_task(replace(config, training=training), dataset, device, fold)
-        model = best_model(run, task, config, dataset, fold, device)
         measures = {**task.validate(model, source, bar.update), **task.baseline(source, lambda windows: None)}
     console.line(task.told(measures))
     return {"summary": {"windows": len(source.val), "fold": fold}, "measures": measures}
 
 
-def best_model(
-    run: Path, task: Any, config: TrainerConfig, dataset: Dataset, fold: int | None, device: Any
-) -> Any:  # a task, a device and a model of PyTorch, which is not imported yet where this file is read
-    """The task's model with the best weights of a run, which must be of this very run."""
-    from trainer.checkpoint import load_weights
-
-    model = task.build_model().to(device)
-    load_weights(run / "best.safetensors", model, identity_of(config, dataset, fold))
-    return model
-
-
-def identity_of(config: TrainerConfig, dataset: Dataset, fold: int | None) -> dict[str, Any]:
-    """What the weights of a run tell of it."""
-    return identity(describe_encoder(config.training.task, config.model.model_dump(), dataset, fold))
-
-
 def score_classes(
+    opened: Opened,
     run: Path,
-    config: TrainerConfig,
     dataset: Dataset,
     fold: int | None,
     plots: Path | None,
     report: Path | None,
-    probe: bool,
     console: Console,
 ) -> dict[str, Any]:
     """Print, and draw, how well classes are told."""
-    with console.phase("import torch"):
-        import torch
+    from trainer.evaluate_classes import class_table, evaluate_classes
 
-        from trainer.classify import classify_task
-        from trainer.data import WindowSource
-        from trainer.evaluate_classes import class_table, evaluate_classes
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source, task = WindowSource(dataset, device, fold=fold), classify_task(config, dataset, device, fold)
-    model = best_model(run, task, config, dataset, fold, device)
+    source, task, model = opened.source, opened.task, opened.model
     with console.bar("classify", "windows", len(source.val)) as bar:
         result = evaluate_classes(model, task, source, bar.update)
     for line in class_table(result):
         console.line(line)
     if plots:
+        import torch
+
         from trainer.class_plots import plot_confusion
 
         plots.mkdir(parents=True, exist_ok=True)

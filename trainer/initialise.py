@@ -17,7 +17,8 @@ def load_backbone(run: Path, model: WindowModel, described: dict[str, Any]) -> s
     """Give the model the backbone of a run's best weights; what to say about it.
 
     Of a run of all folds it takes the one of the same fold. `described` is what encoder.json will say of the model's
-    own run. Raises UserError for a run that is not there, or was trained on other channels or with another encoder.
+    own run. Raises UserError for a run that is not there, was trained on other channels or with another encoder,
+    or has learnt labels that are to be told here.
     """
     fold = described.get("fold")
     if (run / f"fold{fold}").is_dir():
@@ -34,10 +35,25 @@ def load_backbone(run: Path, model: WindowModel, described: dict[str, Any]) -> s
     if changed:
         lines = "\n".join(f"  {key}: {old} there, {new} here" for key, old, new in changed)
         raise UserError(f"training.init_from = {run}: its encoder is not of the kind that is wanted here:\n{lines}")
+    warning = "" if fold is None else _overlap(run, other, described)
     load_weights(weights, model, identity(other), "backbone.")
-    seen = other.get("fold") != fold
-    warning = f"; it has seen, without labels, recordings that fold {fold} validates on" if seen else ""
     return f"begins with the encoder of {run}{warning}"
+
+
+def _overlap(run: Path, other: dict[str, Any], described: dict[str, Any]) -> str:
+    """What to say of recordings that a run has trained on and the fold validates on. Raises UserError for labels."""
+    fold, task = described["fold"], other.get("task")
+    if other.get("dataset") != described["dataset"]:
+        return f"; it is of another dataset, and may have seen recordings that fold {fold} validates on"
+    if other.get("fold") == fold:
+        return ""
+    if task == "classify":
+        raise UserError(
+            f"training.init_from = {run}: it has learnt the labels of recordings that fold {fold} validates on, so "
+            f"that scores would mean nothing; name a run of fold {fold}, or of all folds"
+        )
+    without = ", without labels," if task == "reconstruct" else ""
+    return f"; it has seen{without} recordings that fold {fold} validates on"
 
 
 def _compared(described: dict[str, Any]) -> dict[str, Any]:

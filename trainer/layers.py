@@ -177,8 +177,8 @@ class Update(nn.Module):
 class Bottleneck(nn.Module):
     """Condense every `stride` bars of a timeframe to one latent, padded at the oldest end: [B, T, D] → [B, M_j, D] a j.
 
-    Bars are normalised before.
-    A convolution with kernel = stride sees every bar once, so it is a linear map of `stride` bars side by side.
+    Bars are normalised first. A convolution with kernel = stride sees every bar once, so it is a linear map of `stride`
+    bars side by side.
     """
 
     def __init__(self, d_model: int, stride: int, seq_lens: Sequence[int]) -> None:

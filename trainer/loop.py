@@ -63,6 +63,8 @@ def train(
         progress.step = step.done
         if progress.step == first_step + 1:
             on_first_step()
+            if resume and ranks.main:
+                bar.resumed(first_step)
         bar.step(progress.step)
 
         epoch, batch = divmod(progress.step - 1, steps_per_epoch)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.reader import Entry
+from cache.entries import Entry
 
 FEWEST = 30  # pairs that a correlation needs
 FEWEST_WEEKS = 5  # that an interval needs: fewer say too little of how much weeks differ

@@ -246,33 +246,3 @@ def instance_normalise(x_BLC: Tensor, n_features: int) -> tuple[Tensor, Tensor, 
     centred_BLF = (features_BLF - mean_B1F) * visible_BL1
     std_B1F = (centred_BLF.square().sum(dim=1, keepdim=True) / count_B11 + _INSTANCE_EPS).sqrt()
     return torch.cat([centred_BLF / std_B1F, rest], dim=-1), mean_B1F, std_B1F
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Count the trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def forward_flops(model: WindowModel) -> int:
-    """Floating-point operations of one window's way through backbone and heads.
-
-    Two a multiplication with its addition, in matrix products and attention; nothing else is counted.
-    """
-    backbone = model.backbone
-    lengths, width = backbone.seq_lens, backbone.d_model
-    tokens, latents = sum(lengths), backbone.latent_lens
-    of_blocks = sum(parameter.numel() for parameter in backbone.blocks.parameters())
-    products = tokens * of_blocks + sum(latents) * backbone.bottleneck.project.weight.numel()
-    products += tokens * aligned(backbone.stems.pointwise.shape[1]) * width
-    products += model.head_products()
-    pairs = sum(
-        tokens**2 if block.within is None else sum(length**2 for length in lengths) for block in backbone.blocks
-    )
-    return 2 * (products + 2 * pairs * width)  # attention: the scores, and the weighted values
-
-
-def model_info(model: WindowModel) -> str:
-    """For the log: `212,345 parameters · 0.85 MB · 12.3 MFLOP a window forward`."""
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    flops = forward_flops(model) / 1e6
-    return f"{parameter_count(model):,} parameters · {size / 1e6:.2f} MB · {flops:,.1f} MFLOP a window forward"

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cache.entries import Entry
 from cache.files import write_atomically
-from cache.reader import Entry
 from trainer.class_metrics import confusion
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cache.reader import Dataset
 
+TARGETS = 4  # of a model of bars: open, high, low, close, the first columns of every feature set
 _SMALLEST_PRICE = 1e-12
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cache.reader import Dataset
 from trainer.data import WindowSource
-from trainer.masking import all_visible
+from trainer.inputs import all_visible
 from trainer.model import MaskedAutoencoder
 from trainer.reconstruct import Reconstruct
 from trainer.ridge import Array, Parts, area_under_curve, correlation, effective_rank, r_squared, ranks, ridge

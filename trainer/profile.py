@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.model import forward_flops
+from trainer.model_size import forward_flops
 from trainer.optim import one_cycle
 from trainer.session import Session
 from trainer.step import TrainingStep

@@ -45,6 +45,13 @@ class TrainingBar:
         with self._console.bar("validating", "windows") as bar:
             yield bar.update
 
+    def resumed(self, step: int) -> None:
+        """Say behind which step a run goes on."""
+        total = self._steps * self._epochs
+        self._console.line(
+            f"  goes on behind step {step:,} of {total:,}" if step else "  there was no checkpoint yet: begins again"
+        )
+
     def result(self, step: int, told: str, best: bool) -> None:
         """A line that stays."""
         self._console.line(

@@ -1,12 +1,11 @@
 """The task `reconstruct`: hide blocks of bars, or of a recording's rows, and have the model tell what was there.
 
 Shape suffixes: B batch, L bars, F features, C channels, N targets, G timeframes computed together, P pairs of
-timeframes.
+neighbouring timeframes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -14,32 +13,25 @@ from torch import Tensor
 
 from cache.part import universe_of
 from cache.reader import Dataset
+from trainer.carried import carry_last, carry_rows
 from trainer.clock import clock_table
 from trainer.config import TrainerConfig
+from trainer.correlation import correlations, joint_moments
 from trainer.data import Batch, WindowSource, spread
+from trainer.inputs import apply_masks, model_inputs, without_own
 from trainer.layers import runs_of
-from trainer.losses import composite, cross_timeframe, huber, price_scale
-from trainer.masking import (
-    Masks,
-    apply_masks,
-    check_masking,
-    draw_masks,
-    mask_ratios,
-    model_inputs,
-    realised_ratio,
-    window_keys,
-    without_own,
-)
+from trainer.losses import composite, huber
+from trainer.masking import Masks, draw_masks, mask_ratios, realised_ratio, window_keys
 from trainer.model import MaskedAutoencoder
-from trainer.prices import Scale, last_value, scales_of, stacked, to_features, to_log_prices, true_log_prices
-from trainer.spectral import amplitude_phase, fitting_scales, fourier, frames, stft
+from trainer.neighbours import neighbour_losses
+from trainer.prices import TARGETS, Scale, scales_of
+from trainer.reconstruct_checks import check_settings, check_supports, far_shares
+from trainer.spectral import amplitude_phase, fourier, frames, stft
 from trainer.task import Advance
 
 # Epochs number the streams of training masks from 0; validation has one of its own, so that its masks never change.
 VALIDATION_STREAM = -1
 CHECKED_WINDOWS = 64  # at the start, for whether every term of the loss has something to work on
-_FAR = 2.0  # the odds of being hidden, against those asked for
-TARGETS = 4  # of bars: open, high, low, close, the first columns of every feature set
 
 
 @dataclass(frozen=True)
@@ -100,41 +92,15 @@ class Reconstruct:
 
         Gives a line for every timeframe that hides far more or less than was asked for.
         """
-        weights, settings = self.config.loss.weights, self.config.masking
-        ratios = mask_ratios(settings.mask_ratio, self.timeframes)
-        for name, length, ratio in zip(self.timeframes, self.seq_lens, ratios, strict=True):
-            try:
-                check_masking([length], [ratio], settings.span_min, settings.span_max)
-                if weights.stft:
-                    fitting_scales(self.config.loss.stft.n_ffts, [length])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+        check_settings(self.config, self.timeframes, self.seq_lens)
         batch = source.gather(spread(source.train, CHECKED_WINDOWS))
         masks = self.masks(0, batch)
-        if weights.cross_timeframe:
-            if len(self.timeframes) == 1:
-                raise ValueError(
-                    "loss.weights.cross_timeframe compares timeframes, and there is only one; set it to 0, or, of "
-                    "bars, add another to data.timeframes"
-                )
-            supports = self._cross_timeframe(batch, batch.x, masks)[1].tolist()
-            for fine, coarse, support in zip(self.timeframes, self.timeframes[1:], supports, strict=False):
-                if not support:
-                    raise ValueError(
-                        f"loss.weights.cross_timeframe: in {len(batch)} windows no bar of {coarse} has all its {fine} "
-                        "bars in the window and one of them hidden; lengthen data.window.seq_len, or set it to 0"
-                    )
+        if self.config.loss.weights.cross_timeframe:
+            supports = self._neighbour_losses(batch.x, batch, masks)[1].tolist()
+            check_supports(self.timeframes, supports, len(batch))
         if batch.padding:  # shares of whole windows, which hold less to hide
             return []
-        found = zip(self.timeframes, ratios, realised_ratio(masks).tolist(), strict=True)
-        return [
-            f"masks hide {share:.0%} of {name}, and masking.mask_ratio asks for {ratio:.0%}: blocks have "
-            f"{settings.span_min} to {settings.span_max} bars"
-            + ", and what other timeframes hide is hidden too"
-            * settings.sync_across_tf
-            for name, ratio, share in found
-            if not 1 / _FAR <= share * (1 - ratio) / max(ratio * (1 - share), 1e-9) <= _FAR
-        ]
+        return far_shares(self.config.masking, self.timeframes, realised_ratio(masks).tolist())
 
     def scales_of(self, batch: Batch) -> list[Scale]:
         """The scales of the windows of a batch, a stream each."""
@@ -192,39 +158,14 @@ class Reconstruct:
                 values.setdefault(name, []).append(value_G)
         terms = {name: torch.cat(parts).mean() for name, parts in values.items()}
         if weights.cross_timeframe:
-            value_P, support_P = self._cross_timeframe(batch, predicted, masks)
+            value_P, support_P = self._neighbour_losses(predicted, batch, masks)
             terms["cross_timeframe"] = (value_P.sum() / (support_P > 0).sum().clamp(min=1)).float()
         total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
-    def _cross_timeframe(self, batch: Batch, predicted: list[Tensor], masks: Masks) -> tuple[Tensor, Tensor]:
-        """Loss and support of every pair of neighbouring timeframes, each [S − 1]."""
-        prices: list[Tensor] = []
-        scales = self.scales_of(batch)
-        for run in runs_of(self.seq_lens):
-            some = slice(run.first, run.past)
-            scale, before_GB = stacked(scales[some]), torch.stack(batch.log_before[some])
-            truth = true_log_prices(torch.stack(batch.x[some]), before_GB, scale)
-            hidden_GBL = torch.stack(masks.hidden[some])
-            priced = to_log_prices(torch.stack(predicted[some])[..., :TARGETS], before_GB, scale, hidden_GBL, truth)
-            prices.extend(priced.unbind(0))
-        values, supports = [], []
-        for _, pairs in groupby(range(len(prices) - 1), key=lambda j: self.seq_lens[j : j + 2]):
-            fine = list(pairs)
-            coarse = [j + 1 for j in fine]
-            value_P, support_P = cross_timeframe(
-                _stack(prices, fine),
-                _stack(prices, coarse),
-                _stack(batch.rows, fine),
-                _stack(batch.rows, coarse),
-                _stack(masks.hidden, fine),
-                price_scale(stacked([scales[j] for j in coarse])),
-                self.config.loss.huber_delta,
-                relative=scales[0].feature_set != "price",
-            )
-            values.append(value_P)
-            supports.append(support_P)
-        return torch.cat(values), torch.cat(supports)
+    def _neighbour_losses(self, predicted: list[Tensor], batch: Batch, masks: Masks) -> tuple[Tensor, Tensor]:
+        delta = self.config.loss.huber_delta
+        return neighbour_losses(predicted, batch, masks, self.scales_of(batch), self.seq_lens, delta)
 
     def drawn(self, batch: Batch, epoch: int | Tensor) -> list[Tensor]:
         """The masks of this epoch, and the model's inputs under them, a timeframe each."""
@@ -296,36 +237,6 @@ class Reconstruct:
             yield batch, self.masks(0 if training.overfit else VALIDATION_STREAM, batch)  # 0: that of training, then
 
 
-def joint_moments(predicted_BLP: Tensor, x_BLF: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Sums over the hidden bars that a correlation is made of: n, x, y, xx, yy, xy, float64 [6]."""
-    shown_BL1 = hidden_BL[..., None].double()
-    n_targets = predicted_BLP.shape[-1]
-    x, y = (values.double() * shown_BL1 for values in (predicted_BLP, x_BLF[..., :n_targets]))
-    n = shown_BL1.sum() * n_targets
-    return torch.stack([n, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
-
-
-def correlations(moments_S6: Tensor) -> Tensor:
-    """Pearson's r of every row of joint moments, float64 [S]; 0 where one of the two does not vary."""
-    n, x, y, xx, yy, xy = moments_S6.unbind(-1)
-    spread_S = ((xx / n - (x / n) ** 2) * (yy / n - (y / n) ** 2)).clamp(min=0).sqrt()
-    return torch.where(spread_S > 0, (xy / n - x * y / n**2) / spread_S, 0)
-
-
-def carry_last(x_BLF: Tensor, hidden_BL: Tensor, log_before_B: Tensor, scale: Scale) -> Tensor:
-    """The last-value baseline in units of the loss: float64 [B, L, 4]."""
-    carried = last_value(true_log_prices(x_BLF, log_before_B, scale), log_before_B, hidden_BL)
-    return to_features(carried, log_before_B, scale)
-
-
-def carry_rows(x_BLF: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Every hidden row as the last visible one before it, [B, L, F]; 0, the usual value, where there is none."""
-    row_L = torch.arange(1, x_BLF.shape[1] + 1, device=x_BLF.device)
-    last_BL = torch.where(hidden_BL, 0, row_L).cummax(dim=1).values
-    with_none = torch.nn.functional.pad(x_BLF, (0, 0, 1, 0))
-    return with_none.gather(1, last_BL[..., None].expand_as(x_BLF))
-
-
 def reconstruct_task(
     config: TrainerConfig, dataset: Dataset, device: torch.device, fold: int | None = None
 ) -> Reconstruct:
@@ -351,7 +262,3 @@ def reconstruct_task(
 def _spectra(length: int, n_ffts: Sequence[int], device: torch.device) -> tuple[list[Tensor], Tensor]:
     framed = [frames(length, n_fft, device) for n_fft in n_ffts if 4 <= n_fft <= length]
     return framed, fourier(length, device)
-
-
-def _stack(tensors: list[Tensor], places: list[int]) -> Tensor:
-    return torch.stack([tensors[j] for j in places])

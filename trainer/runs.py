@@ -23,10 +23,10 @@ from typing import Any
 import filelock
 
 from cache.files import in_words, write_atomically
+from cache.json_types import fault
 from cache.plugin import features_plugin
 from cache.reader import Dataset, open_dataset
 from cache.recipes import parse_recipe
-from cache.schema import fault
 from configs.errors import UserError
 from configs.loader import Config, differences, load_config
 from trainer.config import TrainerConfig, is_own_task, parse_trainer

@@ -27,7 +27,7 @@ from trainer.metrics import (
     spectral_delta,
     welch,
 )
-from trainer.reconstruct import TARGETS
+from trainer.prices import TARGETS
 
 PREDICTORS = ("model", "last_value", "straight_line")
 QUANTITIES = ("level", "log_return", "log_range")

@@ -19,7 +19,8 @@ from trainer.described import describe_encoder, identity, uneven_latents
 from trainer.initialise import load_backbone
 from trainer.loop import train
 from trainer.memory import out_of_memory_advice
-from trainer.model import WindowModel, model_info
+from trainer.model import WindowModel
+from trainer.model_size import model_info
 from trainer.progress import TrainingBar
 from trainer.ranks import Ranks, join_ranks, part_ways
 from trainer.runs import write_json

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.console import Console, command, examples, run
+from cache.entries import StoreError
 from cache.files import in_words
 from cache.plugin import features_plugin
-from cache.reader import AT_ONCE, Dataset, StoreError, open_dataset, read_ref
+from cache.reader import AT_ONCE, Dataset, open_dataset
 from cache.recipes import AnyRecipe, parse_recipe
+from cache.refs import read_ref
 from cache.uses import record_use
 from configs.errors import UserError
 from configs.loader import Config, load_config

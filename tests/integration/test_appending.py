@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from cache.entries import open_entry
 from cache.keys import file_md5
 from cache.layout import SHARD_ROWS, body_path, shards
-from cache.reader import Dataset, open_dataset, open_entry
+from cache.reader import Dataset, open_dataset
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
 from pipeline.build import build

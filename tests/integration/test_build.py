@@ -142,7 +142,7 @@ def test_json_is_one_object_on_stdout_and_progress_goes_to_stderr(tmp_path: Path
         ),
         (
             "timeframes=[m1, m15]",
-            "data.timeframes ['m1', 'm5', 'm15'] → ['m1', 'm15']",
+            "data.timeframes m1 m5 m15 → m1 m15",
             ["windows TEST", "datasets test"],
         ),
     ],

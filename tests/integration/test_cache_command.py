@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from cache.contents import entry_ids
+from cache.entries import open_entry
 from cache.layout import STAGES
-from cache.reader import open_dataset, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import read_ref
 from cache.uses import read_uses, record_use
 from tests.unit.cache.making import change_manifest, flip, make, set_built
 

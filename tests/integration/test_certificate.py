@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from cache.entries import StoreError
 from cache.keys import file_md5
 from cache.layout import body_path
-from cache.reader import Dataset, StoreError, open_dataset
+from cache.reader import Dataset, open_dataset
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
 from cache.verify import check_content, check_metadata
@@ -24,7 +25,7 @@ from configs.loader import load_config
 from pipeline import align, bars_execute, certify_streams, certify_windows, dataset, split
 from pipeline.bars import Block
 from pipeline.build import build
-from pipeline.certify import CHECKS, CHECKS_IN_STORE, certify_dataset
+from pipeline.certify import CHECKS, certify_dataset
 from pipeline.certify_command import certify_command
 from pipeline.features import FEATURE_SETS
 from pipeline.simulate import simulate_bars
@@ -86,7 +87,7 @@ def verdicts(certificate: dict[str, Any]) -> dict[str, bool]:
 def passes(made: Dataset, store: Path, samples: int = 60) -> dict[str, Any]:
     """The certificate of a dataset, which must pass, as the one in its manifest must."""
     certificate = certify_dataset(made, store, samples, 3)
-    assert verdicts(certificate) == dict.fromkeys(CHECKS_IN_STORE, True), certificate
+    assert verdicts(certificate) == dict.fromkeys((*CHECKS, "streams"), True), certificate
     assert certificate["passed"]
     assert verdicts(made.entry.manifest["certificate"]) == PASSES
     assert json.loads(json.dumps(certificate)) == certificate
@@ -441,7 +442,7 @@ def test_the_command_prints_a_line_a_check(store: Path):
     assert code == 0, output
     lines = output.splitlines()
     assert lines[0].startswith("Certifying test ")
-    for check in CHECKS_IN_STORE:
+    for check in (*CHECKS, "streams"):
         assert any(line.startswith(f"  {check:<14} holds: ") for line in lines), output
     assert (
         "30 windows of 1 symbol, made again where the bars after them are cut off, are the same to the byte" in output

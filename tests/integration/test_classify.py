@@ -61,15 +61,6 @@ def summary(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads that spin on busy cores make small tensors slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imu")
@@ -244,6 +235,14 @@ def test_a_run_begins_with_a_pretrained_encoder(pretrained: Path, store: Path, t
     words[words.index("1")] = "2"
     words[words.index(path)] = tmp_path / "other"
     assert "it has seen, without labels, recordings that fold 2 validates on" in output(*words)
+    # the labels that fold 2 has learnt would make its scores on fold 0 meaningless
+    words = [*DATA, *SMALL, "--store", store, "--run", tmp_path / "third", "--fold", "0"]
+    told = error(*words, "--init-from", tmp_path / "other")
+    assert f"{tmp_path / 'other'}: it has learnt the labels of recordings that fold 0 validates on, so that" in told
+    reseeded = [*words, "data.name=reseeded", "data.folds.seed=1"]
+    build(store.parent / "data", store, *DATA, *reseeded[-2:])
+    told = output(*reseeded, "training.max_epochs=1", "--init-from", tmp_path / "other")
+    assert "; it is of another dataset, and may have seen recordings that fold 0 validates on\n" in told
 
 
 def test_what_a_run_began_with_may_be_gone_when_it_goes_on(pretrained: Path, store: Path, tmp_path: Path) -> None:
@@ -335,6 +334,7 @@ def test_frames_that_are_no_recording(every: tuple[Path, str], recordings: dict[
         (frame.iloc[:0], "frame has no rows; a recording needs one at least"),
         (frame.iloc[::-1], "frame, row 1: sequence_counter does not rise from the row before; give one recording"),
         (infinite, "frame, row 4: rot_x is infinite; correct it, or write NaN for a missing value"),
+        (frame.assign(acc_x=1e30), "frame, row 0: acc_x is 1e+30, beyond 1e+15; correct it, or write NaN"),
         (text, "frame: channel acc_y holds object, not numbers; convert it to float64"),
     ]
     for wrong, words in faults:
@@ -356,6 +356,10 @@ def test_what_runs_are_for_what(every: tuple[Path, str], pretrained: Path, tmp_p
         Encoder.load(every[0])
     with pytest.raises(UserError, match=r"no run of all folds there; bin/train --fold all makes one"):
         Ensemble.load(pretrained)
+    (tmp_path / "all").mkdir()
+    shutil.copytree(every[0] / "fold0", tmp_path / "all" / "fold0")
+    with pytest.raises(UserError, match=r"all: not all folds are trained; bin/train --fold all --resume goes on"):
+        Ensemble.load(tmp_path / "all")
     with pytest.raises(UserError, match=r"was not trained to tell classes \(training.task=classify\)"):
         Encoder.load(pretrained).predict(pd.DataFrame())
     done = CliRunner().invoke(encode, [str(pretrained), "--out", str(tmp_path)])

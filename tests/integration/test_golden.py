@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.entries import StoreError
 from cache.layout import FORMAT
-from cache.reader import StoreError, open_dataset
+from cache.reader import open_dataset
 from cache.verify import check_content, check_metadata
 from pipeline.build import build
 from tests.golden.make import FOLDER, GOLDEN, recipe

@@ -15,7 +15,8 @@ import torch
 from click.testing import CliRunner
 from torch.nn.functional import pad
 
-from cache.reader import Entry, open_dataset
+from cache.entries import Entry
+from cache.reader import open_dataset
 from configs.errors import UserError
 from configs.loader import load_config
 from pipeline.build_command import main as build_command
@@ -25,7 +26,8 @@ from trainer.config import parse_trainer
 from trainer.data import WindowSource
 from trainer.encode import Encoder
 from trainer.evaluate_command import main as evaluate_command
-from trainer.masking import Masks, without_own
+from trainer.inputs import without_own
+from trainer.masking import Masks
 from trainer.tasks import make_task
 from trainer.train_command import main as train_command
 
@@ -185,11 +187,13 @@ def test_a_changed_file_makes_just_what_it_feeds_again(folder: Path) -> None:
     build(folder)  # so that the dataset knows where its file lies now
     (folder / "mine.py").write_text(FEATURES + "# changed\n")
     options = ["explain", "--config", "own.yaml", "--data-dir", ".", "--json"]
-    verdicts = json.loads(command(folder, "cache", *options))["entries"]
+    found = json.loads(command(folder, "cache", *options))
+    verdicts = found["entries"]
     states = {(one["stage"], one["state"]) for one in verdicts}
     assert states == {("bars", "hit"), ("windows", "hit"), ("streams", "build"), ("datasets", "build")}
     (reason,) = {tuple(one["reasons"]) for one in verdicts if one["stage"] == "streams"}
     assert reason[0].startswith("data.features.plugin.code ")
+    assert found["changes"] == [reason[0]]
 
     train = ["--config", str(folder / "own.yaml"), "--store", str(folder / "store")]
     said = failed(train_command, *train, "--run", folder / "other")

@@ -9,7 +9,8 @@ import tensorstore
 import xarray
 import zarr
 
-from cache.reader import Dataset, Entry, open_entry
+from cache.entries import Entry, open_entry
+from cache.reader import Dataset
 from cache.recipe import Recipe
 from configs.loader import load_config
 from pipeline.build import build

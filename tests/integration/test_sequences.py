@@ -17,9 +17,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from cache.entries import Entry, StoreError, open_entry
 from cache.inspect_command import list_command, show_command, stats_command
 from cache.part import part_of, universe_of
-from cache.reader import Dataset, Entry, StoreError, open_dataset, open_entry
+from cache.reader import Dataset, open_dataset
 from cache.transfer_command import export_command, import_command
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
@@ -317,6 +318,21 @@ def test_what_a_build_tells(data: Path, tmp_path: Path):
     assert said.rstrip().endswith("--fold all")
 
 
+def test_a_build_tells_what_policies_did(tmp_path: Path):
+    frame = make_frame([4] * 12)
+    frame.loc[[5, 9], "gesture"] = "pinch"
+    frame.loc[[2, 9], "acc_x"] = np.inf
+    write_csv(tmp_path / "a.csv", frame.assign(thm_1=1.0, note="x"))
+    overrides = (*SMALL, "derive=[]", "source.binary=null", "source.channels=[acc_*]", "source.policy.changing=drop")
+    place = ["--config", "configs/imu.yaml", "--data-dir", tmp_path, "--store", tmp_path / "store"]
+    said = told(build_command, *place, *(f"data.{one}" for one in (*overrides, "source.policy.not_finite=missing")))
+    assert "  a.csv: data.source.policy.changing left out sequences: 2, the first of them at row 4\n" in said
+    assert "  a.csv: data.source.policy.not_finite changed rows: 1, the first of them at row 2\n" in said
+    assert "  not used: thm_1, note\n" in said
+    # of the two rows with an infinite value, one went with its recording's changing label
+    assert "  missing values: 1 of 120 (0.8%), most often in acc_x; filled forward, backward, zero\n" in said
+
+
 def test_certify_and_its_repair(store: Path, tmp_path: Path):
     copied = shutil.copytree(store, tmp_path / "store")
     assert "streams        holds: 30 sequences" in told(certify_command, "imu", "--store", copied, "--samples", "30")
@@ -400,7 +416,7 @@ def test_what_looks_odd_is_told(tmp_path: Path):
     dataset = build_plain(tmp_path)
     fold = next(k for k, one in enumerate(dataset.entry.manifest["folds"]) if "P0" in one["groups"])
     assert warnings(dataset) == [
-        "acc_y has no value in 1 sequences, and is 0 there",
+        "acc_y has no value in 1 of 12 sequences, and is 0 there",
         *sorted(
             [
                 f"fold {1 - fold} validates on no gesture scratch, so its scores say nothing about that",
@@ -432,12 +448,21 @@ def test_recipes_that_do_not_fit_the_data(tmp_path: Path, override: str, message
         build_plain(tmp_path, override)
 
 
-def test_values_beyond_float32_are_named(tmp_path: Path):
-    frame = make_frame([4] * 6)
-    frame.loc[13, "acc_y"] = 1e39
+def test_derived_values_beyond_float32_are_named(tmp_path: Path):
+    frame = make_frame([4] * 6).assign(rot_w=1.0, rot_x=0.0, rot_y=0.0, rot_z=0.0)
+    frame.loc[13, "rot_w"] = 1e-160  # whose square no direction can be found from
     write_csv(tmp_path / "a.csv", frame)
-    with pytest.raises(UserError, match=r"a\.csv: sequence S003: acc_y is beyond what float32 holds"):
-        build_plain(tmp_path)
+    with pytest.raises(UserError, match=r"a\.csv: sequence S003: acc_linear_x is beyond what float32 holds"):
+        build_plain(tmp_path, "source.channels=[acc_*, rot_*]", "derive=[gravity_removed]")
+
+
+def test_a_label_that_is_everywhere_the_same_is_told(tmp_path: Path):
+    write_csv(tmp_path / "a.csv", make_frame([4] * 12, groups=4).assign(gesture="wave"))
+    dataset = build_plain(tmp_path, "source.binary={name: target, label: gesture, positive: [wave]}")
+    assert warnings(dataset) == [
+        "gesture is wave in all sequences, so there is nothing to tell apart",
+        "target is target in all sequences, so there is nothing to tell apart",
+    ]
 
 
 def manifest_of(dataset: Dataset, stage: str) -> Entry:

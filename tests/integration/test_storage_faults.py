@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.entries import entry_exists
 from cache.keys import file_md5
-from cache.reader import entry_exists, open_dataset
+from cache.reader import open_dataset
 from configs.errors import UserError
 from pipeline import kernels
 from pipeline.build import build, make_entries

@@ -332,6 +332,7 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(long_run: Path,
     process = interrupted.start("--resume")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
+    assert "goes on behind step " in output
     assert metrics(path) == metrics(long_run)
     assert summary(path) == summary(long_run)
     assert (path / "best.safetensors").read_bytes() == (long_run / "best.safetensors").read_bytes()
@@ -354,8 +355,10 @@ def test_ctrl_c_ends_with_the_command_that_continues(test_store: Path, tmp_path:
     assert "KeyboardInterrupt" not in output
     assert "error: interrupted. Continue from the last checkpoint:" in output
     (said,) = re.findall(r"bin/train .*--resume", output)
+    saved = interrupted.last_step()
     done = run(tmp_path, shlex.split(f"{ROOT}/{said}"))
     assert done.returncode == 0, done.stderr
+    assert f"\n  goes on behind step {saved} of 60\n" in done.stdout + done.stderr
     assert summary(path)["steps"] == 60
     steps = [record["step"] for record in metrics(path)]
     due = set(range(5, 61, 5))

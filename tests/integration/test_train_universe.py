@@ -34,15 +34,6 @@ LONG = ("training.max_epochs=2", "training.steps_per_epoch=8", "training.log_eve
 LONG = (*LONG, "training.checkpoint_every=5", "model.dropout=0.1", "training.accumulate=2")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads that spin on busy cores make small tensors slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("symbols")

@@ -10,7 +10,8 @@ import pytest
 
 from cache.keys import Components
 from cache.locks import entry_lock, removing
-from cache.reader import UNKNOWN_DIR, open_dataset, read_ref
+from cache.reader import open_dataset
+from cache.refs import UNKNOWN_DIR, read_ref
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from cache.contents import entry_ids
+from cache.entries import StoreError, entry_path, open_entry
 from cache.layout import array_spec, padded_rows
-from cache.reader import StoreError, entry_path, open_dataset, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import read_ref
 from cache.verify import check_content, check_metadata
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ import pytest
 
 from cache.console import Console
 from cache.durable import check_interrupted, synced_at_the_end, write_all
+from cache.entries import entry_exists
 from cache.keys import Components
 from cache.layout import ArraySpec, body_path
-from cache.reader import entry_exists
 from cache.writer import EntryWriter
 
 SPEC = ArraySpec("artifacts", "|u1", ("byte",))

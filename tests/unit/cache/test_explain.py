@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from cache.entries import Entry
 from cache.explain import differences, nearest
 from cache.keys import Components
-from cache.reader import Entry
 
 WINDOWS = Components(
     "windows",
@@ -123,6 +123,16 @@ def test_the_first_of_equally_near_ones_is_taken():
         found = nearest(WINDOWS, [entry(first), entry(second)])
         assert found is not None
         assert found[0].path == entry(first).path
+
+
+def test_entries_behind_one_with_a_single_difference_are_not_read():
+    """Of thousands of symbols nearly all are compared with thousands."""
+    near, far = (replace(WINDOWS, fields=window(stride=3, **more)) for more in ({}, {"seq_len": {"m1": 64, "m5": 64}}))
+    entries = iter([entry(far), entry(near), entry(far)])
+    found = nearest(WINDOWS, entries)
+    assert found is not None
+    assert found[0].path == entry(near).path
+    assert len(list(entries)) == 1
 
 
 def test_other_stages_and_timeframes_are_no_neighbours():

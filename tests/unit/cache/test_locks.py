@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cache.contents import is_held, is_locked, lock_path
+from cache.entries import StoreError
 from cache.keys import Components
 from cache.locks import building, entry_lock, removing
-from cache.reader import StoreError
 from tests.unit.cache.making import child, said
 
 COMPONENTS = Components("bars", 1, {}, {})

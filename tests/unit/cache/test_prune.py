@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cache.contents import Abandoned, abandoned, size_on_disk
+from cache.entries import StoreError, entry_exists
 from cache.files import write_atomically
 from cache.keys import Components, fingerprint
 from cache.locks import entry_lock
 from cache.prune import Limits, Plan, discard, parse_size, plan_removal
-from cache.reader import StoreError, entry_exists
 from tests.unit.cache.making import change_manifest, make, point, set_built
 
 ROOT = Path(__file__).parents[3]
@@ -256,7 +256,7 @@ def test_leftovers(tmp_path: Path, keys: dict[str, str]):
 READER = """
 import sys
 from pathlib import Path
-from cache.reader import open_entry
+from cache.entries import open_entry
 
 array = open_entry(Path(sys.argv[1]), "streams", sys.argv[2]).array("x")
 print("mapped", flush=True)
@@ -282,7 +282,7 @@ def test_who_has_mapped_an_array_reads_on(tmp_path: Path, keys: dict[str, str]):
 WATCHER = """
 import sys
 from pathlib import Path
-from cache.reader import StoreError, open_entry
+from cache.entries import StoreError, open_entry
 
 print("ready", flush=True)
 seen = 0

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.entries import Entry, StoreError, entry_exists, open_entry
 from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import ArraySpec
-from cache.reader import Entry, StoreError, entry_exists, open_dataset, open_entry, read_ref, ref_names
+from cache.reader import open_dataset
+from cache.refs import read_ref, ref_names
 from cache.seal import canonical_json, sealed
 from cache.writer import EntryWriter
 from tests.unit.cache.making import change_manifest, flip, point

@@ -22,6 +22,7 @@ import cache.remote
 from cache.archive import manifest_bytes
 from cache.console import Console
 from cache.contents import abandoned
+from cache.entries import StoreError, open_entry
 from cache.keys import file_md5
 from cache.locks import building, key_lock, removing
 from cache.members import END, member
@@ -29,7 +30,8 @@ from cache.packing import all_entries
 from cache.parallel import StoppedError
 from cache.pull import pull_dataset
 from cache.push import push_dataset
-from cache.reader import UNKNOWN_DIR, StoreError, open_dataset, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import UNKNOWN_DIR, read_ref
 from cache.remote import Remote
 from cache.remote_ref import Listed, listed, parse_record, record_bytes
 from cache.remote_url import protocol_of

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from cache.contents import inputs, last_uses, open_entries, read_diary
+from cache.entries import StoreError, open_entry
 from cache.keys import Components
 from cache.layout import shard_bytes
 from cache.locks import entry_lock
-from cache.reader import StoreError, open_entry
 from cache.stats import Amount, DatasetAmount, StageAmount, Stats, store_stats
 from tests.unit.cache.making import change_manifest, make, point, set_built
 

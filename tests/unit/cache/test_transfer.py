@@ -29,11 +29,13 @@ import cache.transfer
 from cache.archive import INDEX, manifest_bytes, read_archive
 from cache.compress import pack
 from cache.console import Console
+from cache.entries import StoreError, open_entry
 from cache.keys import Components, file_md5
 from cache.layout import STAGES, body_path
 from cache.locks import removing
 from cache.members import END, member
-from cache.reader import UNKNOWN_DIR, StoreError, open_dataset, open_entry, read_ref
+from cache.reader import open_dataset
+from cache.refs import UNKNOWN_DIR, read_ref
 from cache.seal import canonical_json, sealed, unsealed
 from cache.transfer import Transferred, export_dataset, import_dataset
 from cache.writer import ArrayWriter

@@ -9,10 +9,11 @@ import pytest
 
 from cache import layout, reader
 from cache import rows as rows_module
+from cache.entries import StoreError
 from cache.keys import Components
 from cache.layout import ArraySpec
 from cache.part import universe_of
-from cache.reader import Dataset, StoreError, Symbols, open_dataset
+from cache.reader import Dataset, Symbols, open_dataset
 from cache.rows import Kind, RowReader, Rows
 from cache.writer import EntryWriter
 from pipeline.build import build

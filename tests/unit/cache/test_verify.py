@@ -11,9 +11,10 @@ import pytest
 
 from cache.check import check_memo
 from cache.contents import Id, entry_ids
+from cache.entries import StoreError, entry_exists, open_entry
 from cache.keys import Components
 from cache.layout import ArraySpec
-from cache.reader import Dataset, StoreError, entry_exists, open_dataset, open_entry
+from cache.reader import Dataset, open_dataset
 from cache.seal import canonical_json, content_md5, sealed
 from cache.verify import check_content, check_metadata, incomplete, repair
 from cache.writer import EntryWriter

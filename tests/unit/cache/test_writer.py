@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cache.entries import Entry, StoreError, entry_exists, open_entry
 from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, SHARD_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path, shards
 from cache.locks import entry_lock
-from cache.reader import Entry, StoreError, entry_exists, open_entry
 from cache.seal import unsealed
 from cache.writer import EntryWriter
 from tests.unit.cache.making import child, said

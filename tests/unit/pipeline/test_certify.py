@@ -11,22 +11,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cache.reader import Dataset, Entry, open_dataset
+from cache.entries import Entry
+from cache.reader import Dataset, open_dataset
 from cache.recipe import Session
 from configs.errors import UserError
-from pipeline import certify_checks
+from pipeline import certify_evidence
 from pipeline.bars import Block
 from pipeline.build import build
 from pipeline.certify import certificate_error, certify, evidence_of
-from pipeline.certify_checks import (
-    Evidence,
-    Finding,
-    _session_end,
-    _wrong_ends,
-    check_completion,
-    check_purge,
-    end_of_training,
-)
+from pipeline.certify_completion import _session_end, _wrong_ends, check_completion
+from pipeline.certify_evidence import Evidence, Finding
+from pipeline.certify_purge import check_purge, end_of_training
 from pipeline.certify_streams import Beginning, check_masks, check_statistics
 from pipeline.certify_windows import Moment, _randomised_futures, check_moment, draw_moments
 from pipeline.features import FEATURE_SETS
@@ -231,7 +226,7 @@ def test_windows_out_of_order_are_told_where_blocks_meet_too(
 ):
     dataset, store = made
     symbols = evidence_of(dataset, store)
-    monkeypatch.setattr(certify_checks, "_ROWS", 100)
+    monkeypatch.setattr(certify_evidence, "_ROWS", 100)
     assert check_completion(RECIPE, symbols).faults == []
     windows = symbols["B"].windows
     for at in (150, 199):
@@ -245,7 +240,7 @@ def test_windows_out_of_order_are_told_where_blocks_meet_too(
 
 @pytest.mark.parametrize("block", [100, 100_000])
 def test_any_window_out_of_its_part_is_told(made: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch, block: int):
-    monkeypatch.setattr(certify_checks, "_ROWS", block)
+    monkeypatch.setattr(certify_evidence, "_ROWS", block)
     dataset, store = made
     symbols, start = evidence_of(dataset, store), dataset.splits["val"]["from"]
     assert check_purge(RECIPE, symbols, dataset.splits, start).faults == []

@@ -38,6 +38,7 @@ def test_a_rare_class_is_no_warning_here():
             [0, 0, 1, 1],
             "there are 2 subjects, and every fold needs one of its own; lower data.folds.count",
         ),
+        ([0, 1, 1], [4, 4, 4], "there is one subject, which cannot both train and validate; add recordings of others"),
         ([0, 1, 2, 3], [0, 1, 2, 3], "the sequences cannot be dealt into folds"),
     ],
 )

@@ -137,3 +137,48 @@ def test_real_bars_of_other_markets_pass():
     for (venue, coin), frame in crypto.groupby(["venue", "coin"]):
         opened = np.unique(ns(pd.to_datetime(frame["timestamp"], utc=True)))
         assert warnings(f"{venue}-{coin}", series(opened, HOUR)) == []
+
+
+def sessions(days: int, closing_auction: bool = False) -> np.ndarray:
+    """Open times of the minutes of 09:30 to 11:30 and 13:00 to 15:00, day by day."""
+    minutes = np.r_[570:690, 780 : 900 + closing_auction]
+    return ((19_730 + np.arange(days))[:, None] * DAY + minutes * MINUTE).ravel()
+
+
+def test_bars_labelled_by_the_other_side_are_told():
+    (early,) = warnings("X", series(sessions(5) - MINUTE))
+    assert early == (
+        "X: the bars seem to be one bar too early: trading pauses at 11:29 and goes on at 12:59 UTC where whole "
+        "quarters of an hour are usual, in 9 of 9 pauses. Do time stamps mark the beginning of a bar, not its end? "
+        "Then set data.source.label: left. Windows would hold bars that were not over yet."
+    )
+    (late,) = warnings("X", series(sessions(5) + MINUTE))
+    assert "one bar too late: trading pauses at 11:31 and goes on at 13:01 UTC" in late
+    assert late.endswith("mark the end of a bar, not its beginning? Then set data.source.label: right.")
+    five = sessions(5)[::5]
+    assert "too early" in warnings("X", series(five - 5 * MINUTE, 5 * MINUTE))[0]
+    assert warnings("X", series(five, 5 * MINUTE)) == []
+
+
+def test_what_honest_bars_do_is_not_told():
+    assert warnings("X", series(sessions(5))) == []
+    assert warnings("X", series(sessions(5, closing_auction=True))) == []  # one edge is beside, the other is not
+    assert warnings("X", series(sessions(4) - MINUTE)) == []  # seven pauses
+    assert warnings("X", series(np.delete(sessions(5), np.s_[::120]))) == []  # a first minute without a trade
+    at_random = np.flatnonzero(np.random.default_rng(0).random(50_000) < 0.05)
+    assert warnings("X", series(at_random * MINUTE)) == []
+
+
+@pytest.mark.parametrize(("odd", "told"), [(1, True), (2, False)])
+def test_nine_of_ten_pauses_must_agree(odd: int, told: bool):
+    opened = sessions(6)[: 11 * 120]  # ten pauses
+    without = np.delete(opened, [120 * (pause + 1) for pause in range(odd)])
+    assert bool(warnings("X", series(without - MINUTE))) == told
+
+
+@real
+def test_real_bars_taken_for_the_other_label_are_told():
+    sse = ns(pd.read_parquet(BARS / "sse_composite_m1.parquet")["timestamp"])
+    assert "one bar too late: trading pauses at 03:31 and goes on at 05:01 UTC" in warnings("SSE", series(sse))[0]
+    pair = ns(pd.read_parquet(BARS / "audusd_m1.parquet")["timestamp"])
+    assert "one bar too early" in warnings("X", series(pair - MINUTE))[0]

@@ -39,7 +39,9 @@ def test_what_is_read(tmp_path: Path):
     expected = frame[["acc_x", "acc_y", "acc_z"]].to_numpy().copy()
     expected[0, 1] = np.nan
     np.testing.assert_array_equal(found.values, expected)
-    assert found.repaired == {}
+    missing = np.isnan(expected).sum(axis=0)
+    assert missing.all() and found.missing == dict(zip(found.channels, missing.tolist(), strict=True))
+    assert (found.unused, found.repaired) == ([], {})
 
 
 def test_parquet_is_as_good_as_text(tmp_path: Path):
@@ -156,6 +158,15 @@ def unlabelled(frame: pd.DataFrame) -> None:
             "column acc_z, row 6: inf is not a finite number; correct it, or set data.source.policy.not_finite=missing",
         ),
         (
+            with_value(6, "acc_z", 1e16),
+            "column acc_z, row 6: 1e+16 is beyond 1e+15, and no measurement; correct it, or set "
+            "data.source.policy.not_finite=missing",
+        ),
+        (
+            with_value(6, "sequence_counter", "t6"),
+            "column sequence_counter, row 6: 't6' is not a number; correct it",
+        ),
+        (
             with_value(6, "acc_z", "high"),
             "column acc_z, row 6: 'high' is not a number; correct it, or leave the field empty",
         ),
@@ -214,6 +225,7 @@ def test_an_empty_channel_can_be_refused(tmp_path: Path):
         (with_value(7, "gesture", "wave"), "changing=drop", [5], {"changing": {"sequences": 1, "first_row": 5}}),
         (unlabelled, "unlabelled=drop", [5], {"unlabelled": {"sequences": 1, "first_row": 0}}),
         (with_value(6, "acc_z", "inf"), "not_finite=missing", [5, 5], {"not_finite": {"rows": 1, "first_row": 6}}),
+        (with_value(6, "acc_z", -1e16), "not_finite=missing", [5, 5], {"not_finite": {"rows": 1, "first_row": 6}}),
         (empty_channel, "empty_channel=drop", [5], {"empty_channel": {"sequences": 1, "first_row": 5}}),
     ],
 )
@@ -230,7 +242,7 @@ def test_what_a_policy_does_is_counted(tmp_path: Path, change, policy: str, rows
     elif "drop" in policy:
         frame = frame[frame.sequence_id == as_names(found.id)[0]]
     expected = frame[["acc_x", "acc_y", "acc_z"]].to_numpy(float)
-    np.testing.assert_array_equal(found.values, np.where(np.isinf(expected), np.nan, expected))
+    np.testing.assert_array_equal(found.values, np.where(np.abs(expected) > 1e15, np.nan, expected))
 
 
 def test_an_empty_channel_is_counted(tmp_path: Path):

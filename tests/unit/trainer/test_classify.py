@@ -14,11 +14,12 @@ from cache.reader import Dataset
 from configs.errors import UserError
 from tests.unit.trainer.making_imu import AUGMENTED, DATA, PAD, RECONSTRUCT, build, opened, settings, simulate
 from trainer.average import WeightAverage
+from trainer.carried import carry_rows
 from trainer.classifier import Classifier
 from trainer.classify import Classify, classify_task
 from trainer.data import Batch, WindowSource
 from trainer.folds import chosen_fold
-from trainer.reconstruct import carry_rows, reconstruct_task
+from trainer.reconstruct import reconstruct_task
 from trainer.task import Task
 
 CPU = torch.device("cpu")
@@ -181,6 +182,15 @@ def test_validation_is_what_the_predictions_say(dataset: Dataset) -> None:
     assert found["accuracy"] == pytest.approx(
         float((predictions.logits[0].argmax(dim=1) == truth[:, 0]).float().mean())
     )
+
+
+def test_a_model_that_tells_no_number_is_an_error(dataset: Dataset) -> None:
+    task, source, model = made(dataset)
+    name = bytes(part_of(dataset, 1).windows.array("id")[source.val[0]]).rstrip(b"\0").decode()
+    with torch.no_grad():
+        model.heads[0].bias[0] = torch.inf
+    with pytest.raises(UserError, match=rf"no number of (\d+) of \1 sequences, {name} the first: either training has"):
+        task.validate(model, source, lambda done: None)
 
 
 def test_every_channel_of_a_recording_is_reconstructed(dataset: Dataset) -> None:

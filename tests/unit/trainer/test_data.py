@@ -1,6 +1,5 @@
 import hashlib
 import json
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def stores(test_store: Path, simulated_dir: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(params=["even", "uneven"])
 def dataset(request: pytest.FixtureRequest, stores: dict[str, Path]) -> Dataset:
     return open_dataset(stores[request.param], "test")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Several threads that spin on busy cores make small tensors slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class SlowReader:
@@ -96,7 +86,7 @@ def test_what_the_dataset_says_is_what_the_source_offers(stores: dict[str, Path]
         dataset = open_dataset(store, "test")
         source = WindowSource(dataset, CPU)
         assert source.seq_lens == LENGTHS[name]
-        assert (source.n_features, source.placement) == (6, "host")
+        assert source.placement == "host"
         bounds = [dataset.splits[part]["windows"]["TEST"] for part in ("train", "val")]
         (train,), (val,) = source.train.ranges, source.val.ranges
         assert [[part.start, part.stop] for part in (train, val)] == bounds
@@ -130,7 +120,6 @@ def fingerprint(store: Path) -> dict[str, tuple[int, int, str]]:
     }
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_training_leaves_the_store_as_it_was(stores: dict[str, Path], tmp_path: Path):
     store = stores["uneven"]
     before = fingerprint(store)

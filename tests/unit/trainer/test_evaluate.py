@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import trainer.evaluate
 from cache.reader import Dataset, open_dataset
 from configs.loader import load_config
 from pipeline.build_command import main as build_cache
+from trainer.carried import carry_last
 from trainer.config import parse_trainer
 from trainer.data import Batch, WindowSource
 from trainer.evaluate import BATCH, evaluate, reconstruct
@@ -27,15 +27,6 @@ from trainer.scores import PREDICTORS, QUANTITIES
 CPU = torch.device("cpu")
 WINDOWS = BATCH + 40  # more than a batch
 PRICES = ["open", "high", "low", "close"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads that spin on busy cores make small tensors slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Answers(nn.Module):
@@ -393,9 +384,8 @@ def test_validation_and_evaluation_agree_on_the_last_value(cases: dict[str, Case
     )
     task = reconstruct_task(config, case.dataset, torch.device("cpu"))
     batch = case.source.gather(case.source.val.all())
-    carried = trainer.reconstruct.carry_last  # what the training log calls the last value
     masks = task.masks(VALIDATION_STREAM, batch)
-    features = list(map(carried, batch.x, masks.hidden, batch.log_before, task.scales))
+    features = list(map(carry_last, batch.x, masks.hidden, batch.log_before, task.scales))
     losses = task.losses(features, batch, masks)
     quality = case.scores(case.truth())["reconstruction_quality"]
     assert float(losses["huber"]) == pytest.approx(

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.masking import Masks, apply_masks, draw_masks, mask_ratios, realised_ratio, window_keys
+from trainer.inputs import apply_masks
+from trainer.masking import Masks, draw_masks, mask_ratios, realised_ratio, window_keys
 from trainer.order import mix
 
 

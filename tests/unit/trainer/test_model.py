@@ -11,13 +11,8 @@ from configs.loader import load_config
 from trainer.config import EncoderConfig, ModelConfig
 from trainer.layers import rotary_table, rotate
 from trainer.losses import huber
-from trainer.model import (
-    MaskedAutoencoder,
-    forward_flops,
-    instance_normalise,
-    model_info,
-    parameter_count,
-)
+from trainer.model import MaskedAutoencoder, instance_normalise
+from trainer.model_size import forward_flops, model_info, parameter_count
 from trainer.optim import AdamW
 
 F, K = 6, 3  # features, and channels that are known of every bar

@@ -209,7 +209,8 @@ import sys
 import torch
 from trainer.config import ModelConfig
 from trainer.losses import huber
-from trainer.masking import apply_masks, draw_masks, window_keys
+from trainer.inputs import apply_masks
+from trainer.masking import draw_masks, window_keys
 from trainer.model import MaskedAutoencoder
 from trainer.optim import AdamW, LossScaler, clip_gradients, one_cycle
 from trainer.order import batch_indices

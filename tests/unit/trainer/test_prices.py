@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cache.reader import Dataset, open_dataset
 from pipeline.build_command import main as build_cache
+from trainer.carried import carry_last
 from trainer.data import WindowSource
 from trainer.prices import (
     Scale,
@@ -21,7 +22,6 @@ from trainer.prices import (
     to_log_prices,
     true_log_prices,
 )
-from trainer.reconstruct import carry_last
 
 CPU = torch.device("cpu")
 SETS = ["returns", "price"]
