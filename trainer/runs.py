@@ -223,7 +223,7 @@ def describe(summary: dict[str, Any]) -> str:
         return f"{steps:,} steps{early}, and {monitored} never was a number: no weights are kept. Lower training.lr"
     found = f"{steps:,} steps{early}, best {monitored} {summary['best']:.4f} at step {best_step:,}"
     if best_step == 1 < steps:
-        return f"{found}, and worse ever since: lower training.lr"
+        return f"{found}, and never better since: lower training.lr"
     if summary["best_loss"] > _DIVERGED * summary["first_loss"]:
         return f"{found}, but the untrained model had a loss of {summary['first_loss']:.4f}: lower training.lr"
     if summary["overfit"]:

@@ -100,6 +100,10 @@ def main(
     if fold == "all" and (devices > 1 or launched() or find_lr or profile):
         raise UserError("--fold all trains on one device, and goes with neither --find-lr nor --profile; name one fold")
     path = run or run_directory(recipe.name, resume)
+    a_run = path / "fold0" if fold == "all" else path
+    further = f"Look at it: bin/evaluate {a_run}"
+    if dataset.folds and trainer.training.task == "reconstruct":
+        further = f"Learn labels from there: bin/train with --init-from {a_run}"
     if devices > 1 and not launched():
         with console.phase("import torch"):
             launch(devices, [*sys.argv[1:], *([] if run else ["--run", str(path)])])
@@ -133,7 +137,7 @@ def main(
         elif is_main():
             check_run(path, config, dataset, resume, one)
         if resume and (summary := read_summary(path)):
-            console.line(f"The run {path} has finished: {describe(summary)}. Look at it: bin/evaluate {path}")
+            console.line(f"The run {path} has finished: {describe(summary)}. {further}")
             return
         if is_main():
             record_use(store, "train", dataset.entry.key, built_seconds(dataset))
@@ -142,10 +146,11 @@ def main(
         try:
             if fold == "all":
                 train_folds(train_one, path, dataset, console)
+                console.line(further)
             elif ended := train_one(path, one, resume):
                 if is_main() and (path / "predictions.csv").exists():
                     draw(path / "predictions.csv", path / "confusion.png", dataset, console)
-                console.line(f"Done: {describe(ended)}. Look at it: bin/evaluate {path}")
+                console.line(f"Done: {describe(ended)}. {further}")
         except (KeyboardInterrupt, OSError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             if isinstance(error, OSError) and not (full and (path / "config.yaml").exists()):

@@ -208,7 +208,8 @@ def test_training_imports_nothing_heavy(store: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pretrained(store: Path) -> Path:
     path = store.parent / "runs" / "pretrained"
-    output(*DATA, *SMALL, *RECONSTRUCT, "--store", store, "--run", path, "--fold", "1")
+    said = output(*DATA, *SMALL, *RECONSTRUCT, "--store", store, "--run", path, "--fold", "1")
+    assert said.endswith(f". Learn labels from there: bin/train with --init-from {path}\n")
     return path
 
 

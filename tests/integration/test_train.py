@@ -667,7 +667,7 @@ def test_what_is_odd_is_said_before_training(test_store: Path, tmp_path: Path, c
 def test_a_run_that_diverged_says_so(test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     wild = ["training.lr=30", "training.clip_norm=1e9", "training.steps_per_epoch=3", "--max-epochs", "1"]
     main([*TEST, *wild, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
-    assert re.search(r"Done: .*(worse ever since|had a loss of \d\.\d+): lower training.lr", capsys.readouterr().out)
+    assert re.search(r"Done: .*(never better since|had a loss of \d\.\d+): lower training.lr", capsys.readouterr().out)
 
 
 def test_a_full_disk_names_the_file_and_the_command_that_goes_on(
