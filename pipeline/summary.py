@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from cache.entries import Entry
+from cache.entries import Entry, open_entry
 from cache.reader import Dataset
 from cache.tables import table
 from cache.timeframes import format_time
@@ -24,8 +24,26 @@ def summarise(outcome: Outcome) -> Iterator[str]:
     yield f"  certificate: {', '.join(certificate['checks'])} hold, {certificate['samples']} windows made again"
     if not outcome.built:
         yield "  Everything was in the store already; nothing was built."
-    else:
-        yield f"  {outcome.reused} entries reused, {len(outcome.built)} built."
+        return
+    if f"datasets {dataset.name}" in outcome.built:
+        yield from _taken_over(dataset)
+    yield f"  {outcome.reused} {'entry' if outcome.reused == 1 else 'entries'} reused, {len(outcome.built)} built."
+
+
+def _taken_over(dataset: Dataset) -> Iterator[str]:
+    """What an earlier dataset, of fewer files, has spared; nothing where streams had to be scaled anew."""
+    certificate = dataset.entry.manifest["certificate"]
+    for key, count in certificate.get("taken_over", {}).items():
+        until = ""
+        if len(dataset.symbols) == 1:
+            store = dataset.entry.path.parents[1]
+            (keys,) = open_entry(store, "datasets", key).manifest["components"]["inputs"].values()
+            until = f", until {format_time(open_entry(store, 'windows', keys['windows']).array('time')[-1])},"
+        if not certificate["checks"]["statistics"]["checked"]:
+            yield (
+                f"  goes on from the dataset built before: its {count:,} windows{until} were taken over, and only what "
+                "follows them was computed"
+            )
 
 
 def _bars_lines(outcome: Outcome) -> Iterator[str]:

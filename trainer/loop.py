@@ -120,7 +120,7 @@ def train(
             if ranks.main and (save or ending):
                 save_checkpoint(run, model, step.optimizer, step.scaler, progress, step.average)
             if ending:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"interrupted at step {progress.step:,} of {total_steps:,}")
             logged_at, logged_step = time.perf_counter(), progress.step
 
     metrics.close()

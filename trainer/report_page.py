@@ -12,6 +12,7 @@ from cache.reader import Dataset
 from trainer.report_scores import (
     classes_sections,
     consistency_section,
+    held_out_section,
     leads_section,
     probes_section,
     scores_section,
@@ -22,16 +23,21 @@ _SERIES = {"train": "training", "val": "validation", "grey": "validation, last v
 
 
 def bars_page(run: Path, dataset: Dataset, result: dict[str, Any], candles: Section) -> str:
-    """Of a run that reconstructs bars: `result` of `evaluate` (and probes, if made), and a section of candles."""
+    """Of a run that reconstructs bars: its scores as bin/evaluate writes them, and a section of candles."""
     summary = result["summary"]
     sections = [scores_section(result), candles, *_losses(run / "metrics.jsonl"), leads_section(result)]
     sections.append(consistency_section(result))
+    facts = {"windows scored": f"{summary['windows']:,}", "calendar weeks": f"{summary['weeks']:,}"}
+    if "hold_out" in result:
+        sections.append(held_out_section(result))
+        symbols = sum(stop > start for start, stop in dataset.splits["hold_out"]["windows"].values())
+        facts["symbols held out"] = f"{symbols:,}, {result['hold_out']['summary']['windows']:,} windows"
     if "probes" in result:
         sections.append(probes_section(result["probes"]))
-    facts = {"windows scored": f"{summary['windows']:,}", "calendar weeks": f"{summary['weeks']:,}"}
     lead = (
-        "A model that fills in bars that were hidden from it, scored on the validation windows beside rules that learn "
-        "nothing: the last visible bar carried forward, and a straight line across each hidden stretch."
+        "A model that fills in bars that were hidden from it, scored on the validation windows beside baselines: the "
+        "last visible bar carried forward, a straight line across each hidden stretch and, for the range of a bar, the "
+        "mean of its hour of the week."
     )
     return _page(run, dataset, lead, facts, summary["notes"], sections)
 

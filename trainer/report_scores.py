@@ -19,51 +19,78 @@ _WORDS = {
 
 def scores_section(result: dict[str, Any]) -> Section:
     """A chart a measure, a row a timeframe, and all numbers."""
-    charts = [_chart(result["correlation_per_tf"], quantity, "correlation of the ") for quantity in QUANTITIES]
-    charts.append(_chart(result["reconstruction_quality"], "mse", "normalised open, high, low, close: "))
-    words = {_COLOURS[name]: _words(name) for name in (*PREDICTORS, TIME_OF_WEEK)}
-    words["interval"] = "95 % of the model, from resampled weeks"
     return Section(
         "scores",
         "Model beside baselines",
         "A model is worth its cost where its mark stands ahead of all others: to the right of them in the "
         "correlations, to the left in the MSE.",
-        legend(words) + grid(charts, "two") + _numbers(result),
+        _scores(result),
     )
+
+
+def held_out_section(result: dict[str, Any]) -> Section:
+    """All scores of the symbols held out; remarks that those of the other symbols have too are left out."""
+    held_out = result["hold_out"]
+    remarks = [note for note in held_out["summary"]["notes"] if note not in result["summary"]["notes"]]
+    return Section(
+        "held-out",
+        "Symbols held out of training",
+        "The same for symbols that the model never saw: where it is much worse than above, it knows its own by heart.",
+        "".join(map(paragraph, remarks))
+        + _scores(held_out)
+        + subheading("How far ahead")
+        + _leads(held_out)
+        + subheading("Do timeframes agree?")
+        + _consistency(held_out),
+    )
+
+
+def _scores(result: dict[str, Any]) -> str:
+    charts = [_chart(result["correlation_per_tf"], quantity, "correlation of the ") for quantity in QUANTITIES]
+    charts.append(_chart(result["reconstruction_quality"], "mse", "normalised open, high, low, close: "))
+    words = {_COLOURS[name]: _words(name) for name in (*PREDICTORS, TIME_OF_WEEK)}
+    words["interval"] = "95 % of the model, from resampled weeks"
+    return legend(words) + grid(charts, "two") + _numbers(result)
 
 
 def leads_section(result: dict[str, Any]) -> Section:
     """Model less the best baseline."""
+    return Section(
+        "leads",
+        "How far ahead",
+        "Above 0 the model is ahead (in the MSE below 0); where the brackets hold 0, it may be chance.",
+        _leads(result),
+    )
+
+
+def _leads(result: dict[str, Any]) -> str:
     lines = []
     for timeframe, of in result["correlation_per_tf"].items():
         leads = of["model_minus_best_baseline"] | {
             "mse": result["reconstruction_quality"][timeframe]["model_minus_best_baseline"]["mse"]
         }
         lines.append((timeframe, *(_lead(leads[key]) for key in (*QUANTITIES, "mse"))))
-    header = ("model less best baseline", *(_WORDS[key] for key in (*QUANTITIES, "mse")))
-    return Section(
-        "leads",
-        "How far ahead",
-        "Above 0 the model is ahead (in the MSE below 0); where the brackets hold 0, it may be chance.",
-        table(header, lines),
-    )
+    return table(("model less best baseline", *(_WORDS[key] for key in (*QUANTITIES, "mse"))), lines)
 
 
 def consistency_section(result: dict[str, Any]) -> Section:
     """Coarse bars against their children."""
+    return Section(
+        "consistency",
+        "Do timeframes agree?",
+        "The share of coarse bars that are what their finer bars, as predicted, make of them, within half a tick.",
+        _consistency(result),
+    )
+
+
+def _consistency(result: dict[str, Any]) -> str:
     found = result["consistency_ratio"]
     names = (*PREDICTORS, "truth")
     lines = [
         (pair, f"{of['eligible']:,}", *(_share(of[name]["ratio"]) for name in names))
         for pair, of in found["pairs"].items()
     ]
-    body = table(("", "bars", *(_words(name) for name in names)), lines) if lines else paragraph(found["reason"])
-    return Section(
-        "consistency",
-        "Do timeframes agree?",
-        "The share of coarse bars that are what their finer bars, as predicted, make of them, within half a tick.",
-        body,
-    )
+    return table(("", "bars", *(_words(name) for name in names)), lines) if lines else paragraph(found["reason"])
 
 
 def probes_section(probes: dict[str, Any]) -> Section:
@@ -183,6 +210,7 @@ def _numbers(result: dict[str, Any]) -> str:
                     _r(delta[name]),
                 )
             )
+        lines.append((f"{timeframe} {_words(TIME_OF_WEEK)}", "", "", _r(of[TIME_OF_WEEK]["log_range"]), "", "", "", ""))
     header = ("on hidden bars", "level", "log-return", "log-range", "MSE", "MAE", "valid bars", "spectral Δ")
     return table(header, lines, "Correlations with the truth, errors in normalised units")
 

@@ -85,9 +85,10 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console, fold
         compiled = CompiledEntry(dataset, config, where)
         with console.phase("load what was compiled"):
             compiled.load()
+    weighted = len(source.train) != sum(map(len, source.train.ranges))
     console.line(
         f"  {dataset.name}{'' if fold is None else f', fold {fold} of {len(dataset.folds)}'}: {len(source.train):,} "
-        f"training windows, {len(source.val):,} validation windows of "
+        f"training windows{', as weights have it' * weighted}, {len(source.val):,} validation windows of "
         f"{' '.join(f'{name}×{length}' for name, length in dataset.seq_lens.items())}"
     )
     if len(source.symbols) > 1:

@@ -157,7 +157,7 @@ def main(
                 raise
             words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
             words += ["--run", str(path), *(["--fold", fold] if fold else []), "--resume"]
-            what = f"{in_words(error)}; free some" if isinstance(error, OSError) else "interrupted"
+            what = f"{in_words(error)}; free some" if isinstance(error, OSError) else str(error) or "interrupted"
             raise UserError(f"{what}. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
 
 

@@ -16,11 +16,13 @@ from cache.entries import open_entry
 from cache.keys import file_md5
 from cache.layout import SHARD_ROWS, body_path, shards
 from cache.reader import Dataset, open_dataset
+from cache.timeframes import format_time
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
 from pipeline.build import build
 from pipeline.certify import certify, certify_dataset, evidence_of
 from pipeline.certify_earlier import with_proved
+from pipeline.summary import summarise
 from tests.unit.pipeline.making import HOUR, MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +149,40 @@ def test_symbols_are_appended_to_one_by_one(tmp_path: Path):
     checks = dataset.entry.manifest["certificate"]["checks"]
     assert checks["statistics"]["checked"] == 0  # all are those of before
     assert len(open_dataset(tmp_path / "store", "test").symbols) == 3
+
+
+def test_a_build_that_goes_on_says_what_it_took_over(tmp_path: Path):
+    cuts = {"AAA": 5000, "BBB": 1000}  # after training, and before it ends
+    for seed, (name, cut) in enumerate(cuts.items()):
+        write(tmp_path / "data", *bars(seed, 6000, 0), [cut], name + "-{}.parquet")
+        (tmp_path / f"data/{name}-1.parquet").rename(tmp_path / f"{name}-1.parquet")
+
+    def told(store: str, files: str) -> tuple[list[str], list[np.ndarray]]:
+        """The last lines, and the times of the windows symbol by symbol."""
+        recipe = make_recipe(f"source.files={{m1: '{files}'}}", TIMEFRAMES, "window.seq_len=4", PINNED)
+        outcome = build(recipe, tmp_path / "data", tmp_path / store, 2, quiet())
+        lines = list(summarise(outcome))
+        times = [one.windows.array("time") for one in outcome.dataset.symbols.values()]
+        return lines[lines.index(next(line for line in lines if "certificate" in line)) + 1 :], times
+
+    one, both = ("one", "AAA-*.parquet"), ("both", "{symbol}-*.parquet")
+    lines, (before,) = told(*one)
+    assert lines == ["  0 entries reused, 8 built."]
+    _, of_both = told(*both)
+    (tmp_path / "AAA-1.parquet").rename(tmp_path / "data/AAA-1.parquet")
+    assert told(*one)[0] == [
+        f"  goes on from the dataset built before: its {len(before):,} windows, until {format_time(before[-1])}, were "
+        "taken over, and only what follows them was computed",
+        "  1 entry reused, 8 built.",
+    ]
+    assert told(*one)[0] == ["  Everything was in the store already; nothing was built."]
+    assert told(*both)[0] == [
+        f"  goes on from the dataset built before: its {sum(map(len, of_both)):,} windows were taken over, and only "
+        "what follows them was computed",
+        "  8 entries reused, 8 built.",
+    ]
+    (tmp_path / "BBB-1.parquet").rename(tmp_path / "data/BBB-1.parquet")
+    assert told(*both)[0] == ["  9 entries reused, 8 built."]  # there is more to scale by
 
 
 @pytest.fixture(scope="module")

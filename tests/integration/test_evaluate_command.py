@@ -189,6 +189,8 @@ def test_the_report_holds_the_scores(place: Place, printed: str):
         for predictor in ("model", "last_value", "straight_line"):
             row = "".join(f"<td>{'–' if r is None else f'{r:.4f}'}</td>" for r in of[predictor].values())
             assert f'<th scope="row">{timeframe} {predictor.replace("_", " ")}</th>{row}' in page
+        row = f"<td></td><td></td><td>{of['time_of_week']['log_range']:.4f}</td>"
+        assert f'<th scope="row">{timeframe} time of week</th>{row}' in page
     assert f"<td>{scores['probes']['volatility']['encoder']['r2']:.4f}</td>" in page
     assert all(note.replace("'", "&#x27;") in page for note in scores["summary"]["notes"])
     truth, reconstruction = (page.count(f"</strong>{what}<") for what in ("truth", "reconstruction"))

@@ -353,9 +353,9 @@ def test_ctrl_c_ends_with_the_command_that_continues(test_store: Path, tmp_path:
     assert process.returncode == 1, output
     assert "Traceback" not in output
     assert "KeyboardInterrupt" not in output
-    assert "error: interrupted. Continue from the last checkpoint:" in output
-    (said,) = re.findall(r"bin/train .*--resume", output)
     saved = interrupted.last_step()
+    assert f"error: interrupted at step {saved} of 60. Continue from the last checkpoint:" in output
+    (said,) = re.findall(r"bin/train .*--resume", output)
     done = run(tmp_path, shlex.split(f"{ROOT}/{said}"))
     assert done.returncode == 0, done.stderr
     assert f"\n  goes on behind step {saved} of 60\n" in done.stdout + done.stderr

@@ -76,6 +76,8 @@ def test_symbols_held_out_are_validated_apart(run: Path, store: Path, tmp_path: 
     assert json.loads((run / "summary.json").read_text())["best_loss"] == min(one["loss"] for one in val)
     trained(store, tmp_path / "again")
     said = capsys.readouterr().out
+    drawn = len(WindowSource(open_dataset(store, "test"), torch.device("cpu")).train)
+    assert f" {drawn:,} training windows, as weights have it, " in said
     assert "  3 of 4 symbols train; 381 windows of 1 held out validate too\n" in said
     told = f"validation loss {hold_out[-1]['loss']:.4f} (last value carried: {hold_out[-1]['last_value_loss']:.4f})"
     assert f"; symbols held out: {told}, correlation " in said
@@ -143,10 +145,18 @@ def test_evaluation_scores_both_parts(run: Path, tmp_path: Path, capsys: pytest.
     assert scores["hold_out"]["summary"]["windows"] == 381
     assert scores["summary"]["windows"] > 381
     assert scores["probes"].get("symbols") == 4
-    assert (
-        "bars of CCC until" in (tmp_path / "r.html").read_text()
-        or "bars of AAA until" in (tmp_path / "r.html").read_text()
-    )
+    page = (tmp_path / "r.html").read_text()
+    assert "bars of CCC until" in page or "bars of AAA until" in page
+    assert "<dt>symbols held out</dt><dd>1, 381 windows</dd>" in page
+    trained_on, held_out = page.split('<section id="held-out">')
+    for part, found in ((trained_on, scores), (held_out.split("</section>")[0], scores["hold_out"])):
+        for timeframe, of in found["correlation_per_tf"].items():
+            for predictor in ("model", "last_value", "straight_line"):
+                row = "".join(f"<td>{'–' if r is None else f'{r:.4f}'}</td>" for r in of[predictor].values())
+                assert f'<th scope="row">{timeframe} {predictor.replace("_", " ")}</th>{row}' in part
+        assert f"<td>{found['consistency_ratio']['pairs']['m1 → m5']['eligible']:,}</td>" in part
+        lead = found["correlation_per_tf"]["m1"]["model_minus_best_baseline"]["level"]
+        assert f'<th scope="row">m1</th><td>{lead["difference"]:+.3f}' in part
 
 
 def test_embeddings_of_all_symbols(run: Path, store: Path, tmp_path: Path):
@@ -175,6 +185,9 @@ def test_a_split_without_windows(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert "hold_out" not in dataset.splits
     words = ["--config", "configs/test.yaml", "--store", str(tmp_path / "s"), "--run", str(tmp_path / "run"), *DATA]
     train([*words, *LONG, "training.max_epochs=1"], standalone_mode=False)
+    count = sum(stop - start for start, stop in dataset.splits["train"]["windows"].values())
+    validated = sum(stop - start for start, stop in dataset.splits["val"]["windows"].values())
+    assert f" {count:,} training windows, {validated:,} validation windows of " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         encode([str(tmp_path / "run"), "--out", str(tmp_path / "o"), "--split", "hold_out"], standalone_mode=False)
     assert "error: test: the split hold_out has no windows; choose another --split\n" in capsys.readouterr().err
