@@ -16,13 +16,11 @@ from cache.entries import Entry, StoreError, open_entry
 from cache.files import write_atomically
 from cache.locks import REMOVER, building
 from cache.reader import Dataset, open_dataset
-from cache.recipe import Recipe
 from cache.recipes import AnyRecipe
 from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
-from pipeline.continuing import continuing
 from pipeline.explain import in_short, look_up, source_paths
 from pipeline.plan import Node, Plan, Sources, blame
 from pipeline.tasks import Executor, Job, Receipt, tasks_of
@@ -68,12 +66,11 @@ def build(
         with console.phase("fingerprint sources"):
             sources = way.find_sources(recipe, data_dir.absolute() if scheduler else data_dir, store)
         job = Job(recipe, store.absolute() if scheduler else store, scratch.absolute())
+        known = known_files(store, recipe.name)
         left_out: dict[str, str] = {}
         built: list[str] = []
         while True:
-            plan = way.make_plan(recipe, sources, left_out)
-            if isinstance(recipe, Recipe):
-                plan = continuing(plan, sources, known_files(store, recipe.name), left_out)
+            plan = way.continued(way.make_plan(recipe, sources, left_out), sources, known, left_out)
             explanation = look_up(plan, sources, data_dir, store)
             if not built and not left_out:
                 for line in in_short(explanation):

@@ -1,6 +1,6 @@
 """What the two kinds of source, bars and sequences, each bring to a build; the rest of it is the same for both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ Builder = Callable[[Node, Any, Path, EntryWriter, Advance], None]  # Any: the re
 class Way:
     """From a recipe to entries: find the files, plan the entries, make each.
 
-    `builders` by stage; `load` loads what they call and takes long to load; `unit` is what progress counts.
+    `continued` gives the plan with the entries that it goes on from, given the MD5s of the files built before by
+    timeframe; `builders` by stage; `load` loads what they call and takes long to load; `unit` is what progress counts.
     """
 
     find_sources: Callable[[Any, Path, Path], Sources]
     make_plan: Callable[[Any, Sources, Faults], Plan]
+    continued: Callable[[Plan, Sources, Mapping[str, Collection[str]], Faults], Plan]
     builders: Mapping[str, Builder]
     load: Callable[[], None]
     unit: str

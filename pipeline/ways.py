@@ -6,12 +6,13 @@ from cache.recipes import AnyRecipe
 from cache.sequence_recipe import SequenceRecipe
 from configs.errors import UserError
 from pipeline import bars_execute, kernels
+from pipeline.continuing import continuing
 from pipeline.plan import make_plan
 from pipeline.sequences_way import SEQUENCES
 from pipeline.sources import find_sources
 from pipeline.way import Way
 
-BARS = Way(find_sources, make_plan, bars_execute.BUILDERS, kernels.load, "rows")
+BARS = Way(find_sources, make_plan, continuing, bars_execute.BUILDERS, kernels.load, "rows")
 
 
 def way_of(recipe: AnyRecipe) -> Way:
