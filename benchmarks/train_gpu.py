@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from benchmarks.train_rival import lightning_step
 
 BATCHES = (64, 256, 1024)
 WAYS = ("lightning", "eager", "graph", "compile", "host")
-WORKERS, ROUNDS = 8, 3
+ROUNDS = 3
 
 
 def main() -> None:
@@ -64,8 +65,13 @@ def measure_one(store: Path, way: str, batch: int) -> dict[str, Any]:
     """Iterations a second of one way, and what it cost to get there."""
     import torch
 
+    from cache.reader import open_dataset
+
     began = time.perf_counter()
-    step = lightning_step(store, batch) if way == "lightning" else our_step(store, way, batch)
+    if way == "lightning":
+        step = lightning_step(session_of(store, batch), open_dataset(store, "sim"))
+    else:
+        step = our_step(store, way, batch)
     step(1)
     torch.cuda.synchronize()
     first = time.perf_counter() - began
@@ -73,12 +79,10 @@ def measure_one(store: Path, way: str, batch: int) -> dict[str, Any]:
     seconds = []
     with alone(store):
         for _ in range(ROUNDS):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
             count = 20 if way in ("lightning", "eager") else 50
-            step(count)
-            torch.cuda.synchronize()
-            seconds.append((time.perf_counter() - start) / count)
+            seconds.append(seconds_of(step, count) / count)
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        share = data_share(step, our_step(store, way, batch, still=True)) if way in ("graph", "host") else None
     median = statistics.median(seconds)
     return {
         "gpu": torch.cuda.get_device_name(),
@@ -86,9 +90,28 @@ def measure_one(store: Path, way: str, batch: int) -> dict[str, Any]:
         "spread": (max(seconds) - min(seconds)) / median,
         "windows/s": batch / median,
         "first": first,
-        "peak": torch.cuda.max_memory_allocated() / 2**30,
+        "peak": peak,
+        "data": share,
         **getattr(step, "facts", dict)(),
     }
+
+
+def data_share(step: Callable[[int], None], still: Callable[[int], None]) -> float:
+    """What part of a step the fetching takes: the step against one that trains on the same batch again and again."""
+    still(15)
+    found = [[seconds_of(one, 50) for one in (step, still)] for _ in range(ROUNDS)]
+    return statistics.median(1 - without / whole for whole, without in found)
+
+
+def seconds_of(step: Callable[[int], None], count: int) -> float:
+    """Of so many steps."""
+    import torch
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    step(count)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def session_of(store: Path, batch: int, *overrides: str) -> Any:
@@ -109,7 +132,7 @@ def session_of(store: Path, batch: int, *overrides: str) -> Any:
 class OurStep:
     """Headstart's step, and what it says of itself."""
 
-    def __init__(self, store: Path, way: str, batch: int) -> None:
+    def __init__(self, store: Path, way: str, batch: int, still: bool) -> None:
         import torch
 
         from trainer.optim import one_cycle
@@ -123,6 +146,12 @@ class OurStep:
         rates = one_cycle(100_000, 1e-3, 0.05)
         self.step = TrainingStep(session.config, session.source, session.task, session.model, rates, session.ranks)
         session.model.train()
+        if still:
+            batches = self.step._batches
+            batches.provide(0)
+            loaded = [[one.clone() for one in of] for of in batches.load(torch.tensor(0, device=session.source.home))]
+            batches.load = lambda number: loaded  # type: ignore[method-assign]
+            batches.provide = lambda step: None  # type: ignore[method-assign]
 
     def __call__(self, count: int) -> None:
         for _ in range(count):
@@ -137,102 +166,9 @@ class OurStep:
         return {"flops": 3 * forward_flops(self.session.model), "loss": self.step.log.take()["loss"]}
 
 
-def our_step(store: Path, way: str, batch: int) -> Callable[[int], None]:
-    """Steps of Headstart."""
-    return OurStep(store, way, batch)
-
-
-def lightning_step(store: Path, batch: int) -> Callable[[int], None]:
-    """Steps of a Lightning Trainer, which is let go on for `count` steps at a time."""
-    import lightning
-    import torch
-
-    from cache.reader import open_dataset
-    from trainer.data import WindowSource
-
-    session = session_of(store, batch)
-    rows = WindowSource(open_dataset(store, "sim"), torch.device("cpu"))
-    windows = RivalWindows(rows, len(rows.train))
-    loader = torch.utils.data.DataLoader(
-        windows, batch, shuffle=True, num_workers=WORKERS, pin_memory=True, drop_last=True, persistent_workers=True
-    )
-    source, task, config = session.source, session.task, session.config
-
-    class Module(lightning.LightningModule):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = session.model
-
-        def training_step(self, fetched: list[Any], number: int) -> Any:
-            index, *arrays = fetched
-            batch = source.batch(index, arrays)
-            losses = task.training_losses(self.model, batch, task.drawn(batch, 0))
-            self.log_dict(losses, prog_bar=False)
-            return losses["loss"]
-
-        def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(self.parameters(), config.lr, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, 100_000)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    module = Module()
-    batches = endless(loader)
-    trainer = lightning.Trainer(
-        max_steps=-1, accelerator="gpu", devices=1, precision="bf16-mixed", gradient_clip_val=None, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    return Fit(trainer, module, batches)
-
-
-class Fit:
-    """`trainer.fit` in portions: it stays in the loop, in a thread, and is fed so many batches."""
-
-    def __init__(self, trainer: Any, module: Any, batches: Iterator[Any]) -> None:
-        import queue
-        import threading
-
-        self.wanted: queue.Queue[int] = queue.Queue()
-        self.done: queue.Queue[int] = queue.Queue()
-
-        def feed() -> Iterator[Any]:
-            while True:
-                count = self.wanted.get()
-                for _ in range(count):
-                    yield next(batches)
-                self.done.put(count)
-
-        class Endless:
-            def __iter__(self) -> Iterator[Any]:
-                return feed()
-
-        threading.Thread(target=lambda: trainer.fit(module, Endless()), daemon=True).start()
-
-    def __call__(self, count: int) -> None:
-        self.wanted.put(count)
-        self.done.get()
-
-
-class RivalWindows:
-    """A map-style dataset of windows, one slice of each memory map a window."""
-
-    def __init__(self, source: Any, count: int) -> None:
-        self.source, self.count = source, count
-        (self.train,) = source.train.ranges
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, place: int) -> list[Any]:
-        import torch
-
-        index = torch.tensor([self.train[place]])
-        return [index[0], *(one[0].clone() for one in self.source.fetch(index))]
-
-
-def endless(loader: Any) -> Iterator[Any]:
-    """Epoch after epoch."""
-    while True:
-        yield from loader
+def our_step(store: Path, way: str, batch: int, still: bool = False) -> Callable[[int], None]:
+    """Steps of Headstart; `still`: on the first batch always."""
+    return OurStep(store, way, batch, still)
 
 
 @contextmanager
@@ -247,17 +183,20 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
     gpu = next(iter(found.values()))["gpu"]
     lines = [
-        f"One {gpu}, bf16, medians of {ROUNDS} rounds; `first` is from an open dataset to the end of the first step.",
+        f"One {gpu}, bf16, medians of {ROUNDS} rounds; `first` is from an open dataset to the end of the first step;",
+        "`data`: by how much a step is longer than one on the same batch again.",
         "",
-        "| batch | way | it/s | × Lightning | windows/s | TFLOP/s | first | peak GiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| batch | way | it/s | × Lightning | windows/s | data | TFLOP/s | first | peak GiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(found, key=lambda name: (int(name.split()[0]), WAYS.index(name.split()[1]))):
         (batch, way), one = name.split(), found[name]
         rival = found.get(f"{batch} lightning", {}).get("it/s")
         times = f"{one['it/s'] / rival:.1f}" if rival else "–"
         flops = f"{one['flops'] * one['windows/s'] / 1e12:.0f}" if "flops" in one else "–"
-        cells = (batch, way, f"{one['it/s']:.0f}", times, f"{one['windows/s']:,.0f}", flops, f"{one['first']:.1f} s")
+        data = f"{one['data']:.1%}" if one.get("data") is not None else "–"
+        rates = (f"{one['it/s']:.0f}", times, f"{one['windows/s']:,.0f}", data, flops)
+        cells = (batch, way, *rates, f"{one['first']:.1f} s")
         lines.append(f"| {' | '.join(cells)} | {one['peak']:.2f} |")
     return "\n".join(lines)
 

@@ -16,10 +16,10 @@ import torch
 
 from cache.reader import open_dataset
 from configs.loader import load_config
+from trainer.batches import train_windows
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
 from trainer.reconstruct import reconstruct_task
-from trainer.step import train_windows
 from trainer.train_command import main as train
 
 CPU = torch.device("cpu")

@@ -7,6 +7,7 @@ for them.
 Shape suffixes: B batch, S streams, L bars, F features, W windows.
 """
 
+import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from cache.part import universe_of
 from cache.reader import Dataset
-from cache.rows import Kind
 from trainer.placement import Held, Placement, Read, Wanted
 from trainer.windows import Windows
 
@@ -51,6 +51,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        lists = (self.x, self.padding, self.rows, self.close_time, self.log_before)
+        return [self.index, self.symbol, *(one for of in lists for one in of), self.labels]
 
 
 class WindowSource:
@@ -105,7 +110,7 @@ class WindowSource:
         else:
             self._place = Read(universe, self.seq_lens, wanted)
         self._kept = kept
-        self._ring: list[tuple[list[Tensor], torch.cuda.Event | None]] = []
+        self._ring: list[tuple[Tensor, list[Tensor], torch.cuda.Event | None]] = []
 
     def parts(self) -> dict[str, "WindowSource"]:
         """What is validated: as `val` this, and as `hold_out` the same with windows of symbols that never train."""
@@ -137,23 +142,28 @@ class WindowSource:
 
         On a CPU, what this returns is overwritten by the next call but `kept` − 1.
         """
-        return self.batch(index_B.to(self.device), self.fetch(index_B))
+        return self.batch(self.fetch(index_B))
 
     def fetch(self, index_B: Tensor) -> list[Tensor]:
-        """What the store holds of the windows `index_B`, on the device, for `batch`."""
+        """What the store holds of the windows `index_B`, on the device, for `batch`; from the host it is on its way."""
         if self.placement == "device":
+            index_B = index_B.to(self.device)
             symbol, first_row, found = self._place.fetch(index_B, None)
-            return [symbol, first_row.int(), *found]
-        buffers, copied = self._next_buffers(len(index_B))
-        symbol, first_row, found = self._place.fetch(index_B.cpu(), buffers)
-        if copied is not None:
-            found = [buffer.to(self.device, non_blocking=True) for buffer in buffers]
-            copied.record()
-        return [symbol.to(self.device), first_row.to(self.device, torch.int32), *found]
+            return [index_B, symbol, first_row.int(), *found]
+        index_B = index_B.cpu()
+        whole, buffers, copied = self._next_buffers(len(index_B))
+        symbol, first_row, found = self._place.fetch(index_B, buffers[3:])
+        if copied is None:
+            return [index_B, symbol, first_row.int(), *found]
+        for buffer, known in zip(buffers, (index_B, symbol, first_row), strict=False):
+            buffer.copy_(known)
+        there = self._cut(whole.to(self.device, non_blocking=True), len(index_B))
+        copied.record()
+        return there
 
-    def batch(self, index_B: Tensor, fetched: list[Tensor]) -> Batch:
-        """The batch of the windows `index_B` (on the device), of what was fetched of them."""
-        symbol, first_row, *rest = fetched
+    def batch(self, fetched: list[Tensor]) -> Batch:
+        """The batch of what was fetched."""
+        index_B, symbol, first_row, *rest = fetched
         found = iter(rest)
         x, rows, times, closes = ([next(found) for _ in of] for of in self._lists[:4])
         base_BL = first_row[:, None] + torch.arange(self.seq_lens[0], dtype=torch.int32, device=self.device)
@@ -168,24 +178,40 @@ class WindowSource:
             next(found).long() if self._labelled else index_B.new_empty(len(index_B), 0),
         )
 
-    def _next_buffers(self, batch: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
-        """Buffers whose last copy to the GPU is over; fresh ones for another batch size."""
-        if not self._ring or len(self._ring[0][0][0]) != batch:
+    def _next_buffers(self, batch: int) -> tuple[Tensor, list[Tensor], torch.cuda.Event | None]:
+        """Memory for a batch, whole and cut, whose last copy to the GPU is over; fresh for another batch size."""
+        if not self._ring or len(self._ring[0][1][0]) != batch:
             pin = self.device.type == "cuda"
-
-            def buffer(one: Wanted, kind: Kind) -> Tensor:
-                dtype = torch.from_numpy(np.empty(0, kind.dtype)).dtype
-                return torch.empty(one.shape(kind, batch), dtype=dtype, pin_memory=pin)
-
-            self._ring = [
-                ([buffer(*one) for one in self._buffers], torch.cuda.Event() if pin else None)
-                for _ in range(2 if pin else self._kept)
-            ]
+            size = sum(_aligned(size) for *_, size in self._pieces(batch))
+            wholes = [torch.empty(size, dtype=torch.uint8, pin_memory=pin) for _ in range(2 if pin else self._kept)]
+            self._ring = [(one, self._cut(one, batch), torch.cuda.Event() if pin else None) for one in wholes]
         self._ring.append(self._ring.pop(0))
-        buffers, copied = self._ring[-1]
+        whole, buffers, copied = self._ring[-1]
         if copied is not None:
             copied.synchronize()
-        return buffers, copied
+        return whole, buffers, copied
+
+    def _pieces(self, batch: int) -> Iterator[tuple[tuple[int, ...], torch.dtype, int]]:
+        """Shape, dtype and bytes of window numbers, symbols and first rows, and of all that is wanted."""
+        own = [((batch,), torch.int64), ((batch,), torch.int64), ((batch,), torch.int32)]
+        kinds = [
+            (one.shape(kind, batch), torch.from_numpy(np.empty(0, kind.dtype)).dtype) for one, kind in self._buffers
+        ]
+        for shape, dtype in [*own, *kinds]:
+            yield shape, dtype, math.prod(shape) * dtype.itemsize
+
+    def _cut(self, whole: Tensor, batch: int) -> list[Tensor]:
+        """Bytes as `_pieces`, which share their memory: so a batch is one copy to the GPU."""
+        found, at = [], 0
+        for shape, dtype, size in self._pieces(batch):
+            found.append(whole[at : at + size].view(dtype).view(shape))
+            at += _aligned(size)
+        return found
+
+
+def _aligned(size: int) -> int:
+    """So many bytes, up to the next multiple of 64."""
+    return -(-size // 64) * 64
 
 
 def spread(windows: Windows, count: int) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from trainer.batches import epoch_steps
 from trainer.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
@@ -17,7 +18,7 @@ from trainer.progress import TrainingBar
 from trainer.ranks import Ranks
 from trainer.runs import write_json
 from trainer.signals import StopRequest
-from trainer.step import TrainingStep, epoch_steps
+from trainer.step import TrainingStep
 from trainer.task import Task
 
 

@@ -11,6 +11,7 @@ import torch
 from cache.console import Console
 from cache.reader import Dataset
 from configs.errors import UserError
+from trainer.batches import epoch_steps
 from trainer.checkpoint import has_checkpoint
 from trainer.compiled import CompiledEntry
 from trainer.config import TrainerConfig, TrainingConfig
@@ -25,7 +26,7 @@ from trainer.progress import TrainingBar
 from trainer.ranks import Ranks, join_ranks, part_ways
 from trainer.runs import write_json
 from trainer.signals import stop_request
-from trainer.step import autocast, epoch_steps, kernels_wanted
+from trainer.step import autocast, kernels_wanted
 from trainer.task import Task
 from trainer.tasks import make_task
 

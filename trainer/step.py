@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.errors import UserError
 from trainer.average import WeightAverage
+from trainer.batches import Batches, Drawn
 from trainer.config import TrainingConfig
 from trainer.data import WindowSource
 from trainer.losslog import LossLog
 from trainer.model import WindowModel
 from trainer.optim import AdamW, LossScaler, clip_gradients
-from trainer.order import batch_indices
 from trainer.ranks import Ranks
 from trainer.task import Task
 
-OVERFIT_STEPS = 100  # an epoch, where nothing else is said
-_AHEAD = 32  # steps whose window numbers are drawn at once: it takes some hundred kernels, however many
 # Before the graph is captured: libraries choose their kernels, and allocate, in the first ones. DistributedDataParallel
 # wants eleven.
 _EAGER_STEPS = {False: 3, True: 11}
@@ -65,17 +62,13 @@ class TrainingStep:
         self.log = LossLog(ranks)
         self.norm = torch.zeros((), device=source.device)
         self.done = 0
-        self.steps_per_epoch = epoch_steps(config, source)
         self._rates = rates.to(source.device, torch.float32)
         self._number = torch.zeros((), dtype=torch.int64, device=source.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
-        self._numbers = torch.empty(0)  # window numbers, int64 [_AHEAD, accumulate, B], of the steps of this table:
-        self._table: int | None = None
-        # A list a batch: its window numbers, what was fetched of them and, on a GPU, what the task has drawn for them.
-        self._ready: list[list[Tensor]] = []
-        self._n_fetched = 0
-        self._side = torch.cuda.Stream(source.device) if source.placement == "device" else None
+        self._batches = Batches(config, source, self.task, ranks)
+        self._ready: list[Drawn] = []  # the batches of the next step
+        self._side = torch.cuda.Stream(source.device) if source.device.type == "cuda" else None
 
     def start_at(self, step: int) -> None:
         """Do this step, counted from 0, next."""
@@ -95,11 +88,9 @@ class TrainingStep:
         """Do the next step."""
         torch.manual_seed((self.config.seed << 32) + self.done)  # dropout, too, depends on nothing but seed and step
         if self._side is None or not self._ready:
-            self._tabulate(self.done)
-            loaded = self._load(torch.tensor(self.done))
-            self._make_ready(loaded if self._side is None else self._draw(loaded, self._number))
+            self._ready = self._batches.first(self.done, self._number)
         if self._side is not None:
-            self._tabulate(self.done + 1)
+            self._batches.provide(self.done + 1)
         if self._graph is not None:
             self._graph.replay()
         elif self._captures and self._eager_steps == _EAGER_STEPS[self.ranks.world > 1]:
@@ -123,27 +114,27 @@ class TrainingStep:
         self._graph.replay()
 
     def _body(self) -> None:
-        """What the device does in a step: train on the batches that are ready and, beside it, fetch the next ones."""
+        """What the device does in a step: train on the batches that are ready and, beside it, draw the next ones."""
         if self._side is None:
-            self._train(self._draw(self._ready, self._number))
+            self._train()
         else:
             self._side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._side):
-                following = self._draw(self._load(self._number + 1), self._number + 1)
-            self._train(self._ready)
+                following = self._batches.draw(self._number + 1)
+            self._train()
             torch.cuda.current_stream().wait_stream(self._side)
-            self._make_ready(following)
+            for ready, drawn in zip(self._ready, following, strict=True):  # where the graph finds them
+                torch._foreach_copy_(ready.tensors(), drawn.tensors())
         self._number += 1
 
-    def _train(self, batches: list[list[Tensor]]) -> None:
+    def _train(self) -> None:
         config, optimizer = self.config, self.optimizer
         self.model.zero_grad(set_to_none=True)
         optimizer.lr.copy_(self._rates.index_select(0, self._number.view(1)).view(()))
-        for part, (index, *tensors) in enumerate(batches, start=1):
-            batch = self.source.batch(index, tensors[: self._n_fetched])
+        for part, ready in enumerate(self._ready, start=1):
             with self.ranks.unsynchronised(self.model, last=part == config.accumulate):
                 with autocast(config.precision, self.source.device):
-                    losses = self.task.training_losses(self.model, batch, tensors[self._n_fetched :])
+                    losses = self.task.training_losses(self.model, ready.batch, ready.of_task)
                 self.scaler.scale(losses["loss"] / config.accumulate).backward()
             self.log.add(losses, self._number + 1)
         gradients = optimizer.gradients()
@@ -156,80 +147,13 @@ class TrainingStep:
 
     def load_next(self) -> None:
         """Fetch the batches of a step and drop them: what fetching costs."""
-        self._tabulate(self.done)
-        self._load(self._number if self._side else torch.tensor(self.done))
-
-    def _draw(self, loaded: list[list[Tensor]], number: Tensor) -> list[list[Tensor]]:
-        """The batches of step `number` with what the task draws for them."""
-        epoch = torch.zeros_like(number) if self.config.overfit else number // self.steps_per_epoch
-        return [
-            [index, *fetched, *self.task.drawn(self.source.batch(index, fetched), epoch)] for index, *fetched in loaded
-        ]
-
-    def _tabulate(self, step: int) -> None:
-        """Tell the window numbers of all steps that share a table with this one, unless they are there."""
-        if step // _AHEAD == self._table:
-            return
-        self._table = step // _AHEAD
-        steps = torch.arange(_AHEAD, device=self.source.home)[:, None, None] + self._table * _AHEAD
-        parts = torch.arange(self.config.accumulate, device=self.source.home)[:, None]
-        epoch, step_of_epoch = steps // self.steps_per_epoch, steps % self.steps_per_epoch
-        batch = step_of_epoch * self.config.accumulate + parts
-        found = train_windows(self.config, self.source, epoch, batch, self.ranks.rank, self.ranks.world)
-        if self._numbers.numel():
-            self._numbers.copy_(found)  # where the graph reads them
-        else:
-            self._numbers = found.contiguous()
-
-    def _load(self, number: Tensor) -> list[list[Tensor]]:
-        """The batches of step `number`, on the device."""
-        index = self._numbers.index_select(0, (number % _AHEAD).view(1).to(self._numbers.device))[0]
-        loaded = [[part.to(self.source.device), *self.source.fetch(part)] for part in index]
-        self._n_fetched = len(loaded[0]) - 1
-        return loaded
-
-    def _make_ready(self, loaded: list[list[Tensor]]) -> None:
-        """Put batches where the step finds them: on a GPU in the same place always, once there is one."""
-        if self.source.device.type == "cpu" or not self._ready:
-            self._ready = loaded
-        else:
-            for ready, fresh in zip(self._ready, loaded, strict=True):
-                torch._foreach_copy_(ready, fresh)
+        self._batches.provide(self.done)
+        self._batches.load(self._number)
 
 
 def kernels_wanted(config: TrainingConfig, device: torch.device) -> bool:
     """Whether the model's blocks are to be done by Triton kernels, if they can be."""
     return device.type == "cuda" and config.precision != "fp32" and config.step != "eager"
-
-
-def train_windows(
-    config: TrainingConfig, source: WindowSource, epoch: Tensor, batch: Tensor, rank: int = 0, world: int = 1
-) -> Tensor:
-    """A rank's window numbers of batches of epochs [..., 1], int64 [..., batch_size / world], on their device.
-
-    With `overfit`, the same few windows always.
-    """
-    size, device = config.batch_size // world, batch.device
-    if config.overfit:
-        same = (torch.arange(size, device=device) + rank * size) % len(source.train)
-        return source.train.at(same).expand(*batch.shape[:-1], -1)
-    block = config.shuffle_block
-    places = batch_indices(batch, size, len(source.train), config.seed, epoch, rank, world, device, block)
-    return source.train.at(places, epoch)
-
-
-def epoch_steps(config: TrainingConfig, source: WindowSource) -> int:
-    """Optimizer steps an epoch. Raises UserError when the training split does not fill one."""
-    if config.overfit:
-        return config.steps_per_epoch or OVERFIT_STEPS
-    windows = config.batch_size * config.accumulate
-    available = len(source.train) // windows
-    if not available:
-        raise UserError(
-            f"the training split has {len(source.train):,} windows, fewer than one step takes ({config.batch_size} × "
-            f"{config.accumulate}); lower training.batch_size or training.accumulate"
-        )
-    return min(config.steps_per_epoch or available, available)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

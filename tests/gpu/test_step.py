@@ -1,6 +1,7 @@
 """The step on a GPU: graph, kernels and placements against each other. Skipped where there is no GPU."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +79,21 @@ def test_compiled_losses_agree(store: Path):
     assert compiled == pytest.approx(graph, rel=0.03)
 
 
-def test_batches_gathered_by_the_host_are_the_same(store: Path, monkeypatch: pytest.MonkeyPatch):
-    device = opened(store, "training.precision=bf16")
-    assert device.source.placement == "device"
-    expected = losses(made(device))
+@pytest.mark.parametrize("settings", [("training.step=graph",), ("training.step=eager", "training.accumulate=2")])
+def test_batches_gathered_by_the_host_are_the_same(
+    store: Path, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    def weights(placement: str) -> list[torch.Tensor]:
+        session = opened(store, "training.precision=bf16", *settings)
+        assert session.source.placement == placement
+        step = made(session)
+        for _ in range(3 * STEPS):  # without reading a loss in between, so the host runs ahead as far as it may
+            step.run()
+        return [one.clone() for one in step.model.state_dict().values()]
+
+    expected = weights("device")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (0, 0))
-    host = opened(store, "training.precision=bf16")
-    assert host.source.placement == "host"
-    assert losses(made(host)) == expected
+    assert all(map(torch.equal, weights("host"), expected))
 
 
 def test_going_on_from_any_step(store: Path):
@@ -126,3 +134,27 @@ def test_too_little_memory_names_a_batch_that_fits(store: Path, tmp_path: Path):
     del hoard
     assert done.returncode != 0
     assert "out of GPU memory with training.batch_size = 16384. Tried here: batches of " in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("way", ["eager", "graph"])
+def test_two_gpus_learn_what_one_does(store: Path, tmp_path: Path, way: str):
+    found = []
+    for devices in ("1", "2"):
+        run = tmp_path / devices
+        command = [
+            sys.executable,
+            "-m",
+            "trainer.train_command",
+            "--config",
+            "configs/test.yaml",
+            "--store",
+            str(store),
+        ]
+        settings = [f"training.step={way}", "training.precision=bf16", "training.steps_per_epoch=60"]
+        options = ["--run", str(run), "--devices", devices, "--max-epochs", "1", "training.log_every=10"]
+        subprocess.run([*command, *options, *settings], check=True, cwd=ROOT)
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        found.append([record["loss"] for record in records if record["kind"] == "train"])
+    assert len(found[0]) >= 6
+    assert found[1] == pytest.approx(found[0], rel=0.02)

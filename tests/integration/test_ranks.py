@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from configs.loader import load_config
+from trainer.batches import train_windows
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
-from trainer.step import train_windows
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("training.max_epochs=2", "training.steps_per_epoch=6", "training.log_every=1", "training.val_windows=32")

@@ -1,6 +1,7 @@
 """Training on many symbols: one order over all of them, weights, symbols held out, and a real file of seven venues."""
 
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from configs.loader import load_config
 from pipeline.build import build
 from pipeline.build_command import main as build_cache
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
+from trainer.batches import train_windows
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
 from trainer.encode import Encoder
@@ -23,7 +25,6 @@ from trainer.encode_command import main as encode
 from trainer.encode_dataset import encode_at
 from trainer.evaluate_command import main as evaluate
 from trainer.progress import TrainingBar
-from trainer.step import train_windows
 from trainer.train_command import main as train
 
 BARS = Path(__file__).parents[2].parent / "shared" / "data" / "bars"
@@ -137,8 +138,8 @@ def test_blocks_train(store: Path, tmp_path: Path):
 
 
 def test_evaluation_scores_both_parts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    words = [str(run), "--output", str(tmp_path / "e.json"), "--report", str(tmp_path / "r.html"), "--probe"]
-    evaluate(words, standalone_mode=False)
+    words = ["--output", tmp_path / "e.json", "--report", tmp_path / "r.html", "--plots", tmp_path, "--probe"]
+    evaluate([*map(str, (run, *words))], standalone_mode=False)
     said = capsys.readouterr().out
     assert "Symbols held out of training (1):\nOn the hidden bars of 381 validation windows" in said
     scores = json.loads((tmp_path / "e.json").read_text())
@@ -147,7 +148,12 @@ def test_evaluation_scores_both_parts(run: Path, tmp_path: Path, capsys: pytest.
     assert scores["probes"].get("symbols") == 4
     page = (tmp_path / "r.html").read_text()
     assert "bars of CCC until" in page or "bars of AAA until" in page
-    assert "<dt>symbols held out</dt><dd>1, 381 windows</dd>" in page
+    assert "<dt>symbols held out</dt><dd>1</dd></div><div><dt>their windows</dt><dd>381</dd>" in page
+    for carried, class_ in (("", "held"), (", last value carried", "carried")):
+        assert f'<i class="key {class_}"></i>symbols held out{carried}</span>' in page
+        assert f'class="line {class_}"' in page
+    width, height = struct.unpack(">II", (tmp_path / "correlations.png").read_bytes()[16:24])
+    assert height > 0.45 * width  # two rows of panels
     trained_on, held_out = page.split('<section id="held-out">')
     for part, found in ((trained_on, scores), (held_out.split("</section>")[0], scores["hold_out"])):
         for timeframe, of in found["correlation_per_tf"].items():

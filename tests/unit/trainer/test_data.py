@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cache.reader import Dataset, open_dataset
 from configs.loader import load_config
 from pipeline.build_command import main as build_cache
+from trainer.batches import train_windows
 from trainer.config import parse_trainer
 from trainer.data import Batch, WindowSource, spread
-from trainer.step import train_windows
 from trainer.train_command import main as train
 from trainer.windows import Windows
 

@@ -85,7 +85,7 @@ def test_what_is_held_is_what_is_read(dataset: Dataset, monkeypatch: pytest.Monk
     for some in (index, index.flip(0)[:300], index[::7].contiguous()):
         expected = [part.clone() for part in source.fetch(some)]
         symbol, first_row, found = held.fetch(some, None)
-        for one, other in zip([symbol, first_row.int(), *found], expected, strict=True):
+        for one, other in zip([some, symbol, first_row.int(), *found], expected, strict=True):
             assert one.dtype == other.dtype
             assert torch.equal(one, other)
 
