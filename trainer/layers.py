@@ -253,6 +253,10 @@ def rotate(x_BTHE: Tensor, rotary_2TE: Tensor) -> Tensor:
 
 
 def attention(q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
-    """Scaled dot-product attention over T: [B, T, H, E]."""
+    """Scaled dot-product attention over T: [B, T, H, E]; but for cuDNN, gradients are always the same to the bit."""
     q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BTHE, v_BTHE))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(q, k, v)
+    if attended.is_cuda and attended.grad_fn:  # whose kernel adds up in any order unless told not to
+        attended.grad_fn.register_prehook(lambda gradients: torch.use_deterministic_algorithms(True))
+        attended.grad_fn.register_hook(lambda inputs, outputs: torch.use_deterministic_algorithms(False))
+    return attended.transpose(1, 2)

@@ -20,11 +20,12 @@ from trainer.step import TrainingStep
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 ROOT = Path(__file__).parents[2]
 STEPS = 40
+LONG = ("data.name=long", "data.window.seq_len=128")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bars as `test`, and recordings as `imu`."""
+    """Bars as `test` and, in windows of 384 bars, `long`; recordings as `imu`."""
     folder = tmp_path_factory.mktemp("gpu")
 
     def call(command: str, *options: object) -> None:
@@ -32,9 +33,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     call("simulate_command", "--out", folder / "bars", "--rows", 30000)
     call("simulate_command", "--kind", "imu", "--out", folder / "imu", "--sequences", 300)
-    for config, data in (("test", "bars"), ("imu", "imu")):
+    for config, data, *more in (("test", "bars"), ("test", "bars", *LONG), ("imu", "imu")):
         source = ("--data-dir", folder / data, "--store", folder / "store")
-        call("build_command", "--config", f"configs/{config}.yaml", *source)
+        call("build_command", "--config", f"configs/{config}.yaml", *source, *more)
     return folder / "store"
 
 
@@ -59,8 +60,12 @@ def losses(step: TrainingStep, count: int = STEPS) -> list[float]:
     return found
 
 
-def test_the_same_seed_gives_the_same_losses(store: Path):
-    first, second = (losses(made(opened(store, "training.precision=bf16", "model.dropout=0.1"))) for _ in range(2))
+@pytest.mark.parametrize("data", [(), (*LONG, "model.d_model=128", "model.n_heads=2")], ids=["short", "long"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_the_same_seed_gives_the_same_losses(store: Path, data: tuple[str, ...], precision: str, step: str):
+    settings = (f"training.precision={precision}", f"training.step={step}", "model.dropout=0.1", *data)
+    first, second = (losses(made(opened(store, *settings))) for _ in range(2))
     assert first == second
     assert len(set(first)) == STEPS
 

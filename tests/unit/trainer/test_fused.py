@@ -1,7 +1,5 @@
 """The Triton kernels against the layers they stand for: on a GPU where there is one, else interpreted."""
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,8 +9,6 @@ from trainer.layers import Block, rotary_table, runs_of
 from trainer.model import MaskedAutoencoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 from trainer import fused  # noqa: E402
 
