@@ -26,6 +26,7 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=devices,
+        run_id=f"headstart-{os.getpid()}",  # or torchrun warns that it made one up
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,

@@ -36,6 +36,7 @@ class Ranks:
             return model
         if self.device.type == "cpu":
             return DistributedDataParallel(model)
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the mismatch is wanted:
         with torch.cuda.stream(torch.cuda.Stream()):  # not the default one, so that the step can be captured
             return DistributedDataParallel(model, device_ids=[self.device])
 
