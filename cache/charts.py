@@ -105,12 +105,13 @@ def histogram_panel(title: str, description: str, edges: Array, train: Array, va
     top = max(float(one.max()) for one in (train, val) if one is not None) or 1.0
     up = Scale(0, top, height - 12, 3)
     xs = [across(x) for x in edges.tolist()]
+    decimals = max(0, 1 - math.floor(math.log10(float(np.abs(edges).max()) or 1.0)))
     parts = [
         element("path", d=f"M0 {number(up(0))}H{number(width)}", class_="rule"),
         steps(xs, [up(y) for y in train.tolist()], up(0), "area train"),
         steps(xs, [up(y) for y in val.tolist()], up(0), "line val") if val is not None else "",
-        text(1, height - 2, f"{float(edges[0]):.1f}", "tiny soft"),
-        text(width - 1, height - 2, f"{float(edges[-1]):.1f}", "tiny soft", "end"),
+        text(1, height - 2, f"{float(edges[0]):.{decimals}f}", "tiny soft"),
+        text(width - 1, height - 2, f"{float(edges[-1]):.{decimals}f}", "tiny soft", "end"),
     ]
     return panel(title, description, width, height, parts)
 

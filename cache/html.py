@@ -67,7 +67,7 @@ def table(
 
 
 def figure(drawing: str, caption: str, class_: str = "", heading: str = "") -> str:
-    """A drawing with its caption (plain text) below, which may begin with a heading."""
+    """A drawing with its caption (plain text), which may begin with a heading."""
     strong = f"<strong>{escape(heading)}</strong>" if heading else ""
     return f'<figure class="{class_}">{drawing}<figcaption>{strong}{escape(caption)}</figcaption></figure>'
 

@@ -104,16 +104,18 @@ class BarsSource(Model):
         patterns = [name for name, pattern in self.files.items() if "{symbol}" in pattern]
         if patterns and len(patterns) < len(self.files):
             missing = next(name for name in self.files if name not in patterns)
-            raise ValueError(f"source.files.{missing} lacks the {{symbol}} that source.files.{patterns[0]} has")
+            raise ValueError(
+                f"files.{missing} lacks the {{symbol}} that files.{patterns[0]} has; every entry has it, or none"
+            )
         if patterns and self.symbol_columns:
-            raise ValueError("symbols come from source.symbol_columns or from {symbol} in source.files, not from both")
+            raise ValueError("symbols come from symbol_columns or from {symbol} in files, not from both; leave one out")
         if self.symbol and (patterns or self.symbol_columns):
-            raise ValueError("source.symbol names one symbol, but the files hold several; leave it out")
+            raise ValueError("symbol names one symbol, but the files hold several; leave it out")
         for field in ("symbols", "exclude"):
             if getattr(self, field) and not (patterns or self.symbol_columns):
                 raise ValueError(
-                    f"source.{field} chooses among several, but neither source.symbol_columns nor a {{symbol}} in "
-                    "source.files tells them apart"
+                    f"{field} chooses among several symbols, but neither symbol_columns nor a {{symbol}} in files "
+                    "tells them apart; give one of the two"
                 )
         return self
 
@@ -172,7 +174,7 @@ class Recipe(Model):
                 raise ValueError(f"timeframes go from the base upwards, each once, but {left} stands before {right}")
         for name in self.timeframes:
             if timeframe_ns(name) % base_ns:
-                raise ValueError(f"timeframe {name} is not a whole number of {base} bars")
+                raise ValueError(f"timeframe {name} is not a whole number of {base} bars; leave one of the two out")
         if base not in self.source.files:
             raise ValueError(
                 f"source.files has no entry for {base}, the base timeframe; it has {sorted(self.source.files)}"
@@ -187,7 +189,7 @@ class Recipe(Model):
             _known("window.seq_len", self.window.seq_len, self.timeframes)
             missing = [name for name in self.timeframes if name not in self.window.seq_len]
             if missing:
-                raise ValueError(f"window.seq_len names no length for {', '.join(missing)}")
+                raise ValueError(f"window.seq_len names no length for {', '.join(missing)}; give one for each")
         for name, length in self.seq_lens.items():
             if self.window.span and length < self.window.min_bars:
                 raise ValueError(
@@ -236,4 +238,6 @@ class Recipe(Model):
 def _known(field: str, names: dict[str, Any], timeframes: list[str]) -> None:
     for name in names:
         if name not in timeframes:
-            raise ValueError(f"{field} names {name}, which is not among timeframes = {timeframes}")
+            raise ValueError(
+                f"{field} names {name}, which is not among timeframes = {timeframes}; add it there, or take it out"
+            )

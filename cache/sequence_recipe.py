@@ -54,11 +54,11 @@ class SequencesSource(Model):
         named = [*roles.values(), *self.labels]
         for name in named:
             if named.count(name) > 1:
-                raise ValueError(f"source names column {name} twice; id, order, group and labels are different columns")
+                raise ValueError(f"names column {name} twice; id, order, group and labels are different columns")
         if self.binary and self.binary.label not in self.labels:
-            raise ValueError(f"source.binary.label = {self.binary.label} is not among source.labels = {self.labels}")
+            raise ValueError(f"binary.label = {self.binary.label} is not among labels = {self.labels}")
         if self.binary and self.binary.name in self.labels:
-            raise ValueError(f"source.binary.name = {self.binary.name} is a label already; call it otherwise")
+            raise ValueError(f"binary.name = {self.binary.name} is a label already; call it otherwise")
         return self
 
 

@@ -34,13 +34,14 @@ figcaption{font-size:.85rem;line-height:1.35;margin-top:2px;overflow-wrap:anywhe
 .small figure{border:1px solid var(--rule);border-radius:6px;padding:6px 8px}
 .small figure.shift{border-color:var(--val);box-shadow:inset 0 0 0 1px var(--val)}
 .small figure.strong{border-color:var(--bad);box-shadow:inset 0 0 0 1px var(--bad)}
-.two figure{display:flex;flex-direction:column}
-.two figcaption{order:-1;margin:0 0 6px}
+.two figure,.wide figure{display:flex;flex-direction:column}
+.wide svg{margin-top:auto}
+.two figcaption,.wide figcaption{order:-1;margin:0 0 6px}
 figcaption strong{color:var(--ink);display:block}
 .shift strong{color:var(--val)}
 .strong strong{color:var(--bad)}
 figure.lengths{max-width:230px}
-figure.symbols{max-width:640px;margin-bottom:18px}
+figure.symbols{max-width:440px;margin-bottom:18px}
 .small figure{max-width:230px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.88rem;max-width:none}
 .key{display:inline-block;width:14px;height:11px;margin-right:6px;border-radius:2px}
@@ -66,9 +67,13 @@ text.mono{font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;f
 .line.thin{stroke-width:1.1}
 .line.train{stroke:var(--train)}
 .line.val{stroke:var(--val)}
+.line.held{stroke:var(--ink)}
+.line.carried{stroke:var(--ink);stroke-dasharray:5 3}
 .line.grey{stroke:var(--grey);stroke-dasharray:5 3}
 .dot.train,.area.train,.piece.train,.key.train{fill:var(--train);background:var(--train)}
 .dot.val,.piece.val,.key.val{fill:var(--val);background:var(--val)}
+.dot.held,.dot.carried,.key.held{fill:var(--ink);background:var(--ink)}
+.key.carried{height:0;border-top:2px dashed var(--ink);vertical-align:middle}
 .dot.grey,.piece.grey,.key.grey{fill:var(--grey);background:var(--grey)}
 .piece.ink,.key.ink{fill:var(--ink);background:var(--ink)}
 .piece.bad,.key.bad{fill:var(--bad);background:var(--bad)}

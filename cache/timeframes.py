@@ -20,7 +20,7 @@ def timeframe_ns(name: str) -> int:
     unit, count = match[1] or "d", int(match[2] or 1)
     length = count * _UNIT_NS[_TIMEFRAME_UNITS[unit]]
     if unit != "d" and DAY_NS % length:
-        raise ValueError(f"{name!r} does not divide a day evenly")
+        raise ValueError(f"{name!r} does not divide a day evenly; write for example m15, m20 or h4")
     return length
 
 

@@ -74,9 +74,7 @@ def _named(names: list[str], role: str) -> list[str]:
 def _only(table: Table, role: str, candidates: list[str]) -> str:
     if len(set(candidates)) == 1:
         return candidates[0]
-    found = (
-        f"several columns could be it: {candidates}" if candidates else f"none of the columns is known: {table.names}"
-    )
+    found = f"several columns could be it: {candidates}" if candidates else f"none is called so: {table.names}"
     raise SourceError(f"{table.path}: which column is the {role}? {found}. Name it in data.source.columns.{role}")
 
 

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 @click.option("--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path, store: Path, as_json: bool) -> None:
-    """Say what bin/build-cache would do with the same arguments, and why; build nothing.
+    """Say what a build would do, and why.
 
-    For every entry: hit (it is there), build, or stale source (to be built anew because the content of a source file
-    changed). A missing entry is compared with the nearest one that is there, field by field. Whether the recipe leaves
-    any windows is not judged: the build finds that out.
+    With the arguments of bin/build-cache; nothing is built. For every entry: hit (it is there), build, or stale source
+    (to be built anew because the content of a source file changed). A missing entry is compared with the nearest one
+    that is there, field by field. Whether the recipe leaves any windows is not judged: the build finds that out.
     """
     recipe = parse_recipe(load_config(config_path, overrides))
     from pipeline.explain import explain  # pyarrow and numba, which bad arguments need not wait for

@@ -53,7 +53,7 @@ def _of_bars(dataset: Dataset, store: Path) -> list[Section]:
         Section(
             "coverage",
             "Coverage and gaps",
-            "Dark where bars fill the hour, blank where there are none: look for blank stretches inside the trading "
+            "Blue where bars fill the hour, blank where there are none: look for blank stretches inside the trading "
             f"day, for hours that shift, and for dates marked red.{alone}",
             coverage_body(dataset, symbol),
         ),

@@ -208,7 +208,7 @@ def _symbols_map(dataset: Dataset) -> str:
 def _pauses(base: str, of: Coverage) -> str:
     """Lengths that recur, beside the longest ones."""
     if not of.pauses:
-        return table(("", ""), [(f"There is no gap between {base} bars.", "")])
+        return paragraph(f"There is no gap between {base} bars.")
     common = [(lasting(ns), f"{count:,}") for ns, count in of.pauses.most_common(_LONGEST)]
     rest = len(of.pauses) - len(common)
     if rest > 0:

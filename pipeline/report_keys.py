@@ -1,6 +1,7 @@
 """The certificate, how sources were understood, and the keys of all entries with what each was made from."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,13 @@ def keys_body(dataset: Dataset, symbol: str, store: Path) -> str:
             rx=3,
             class_="node" + end,
         )
-        parts += [
-            shape,
-            text(x + 4, y + 10, words if len(words) < 11 else words[:8] + "…", "tiny"),
-            text(x + 4, y + 20, key[:8], "mono"),
-        ]
+        parts += [shape, text(x + 4, y + 10, words if len(words) < 11 else words[:8] + "…", "tiny")]
+        parts += [text(x + 4, y + 20, key[:8], "mono")] if key else []
     title = f"The entries of {dataset.name} and what each was made from"
     drawing = panel(
         title, f"{len(nodes)} entries in {len(used)} stages.", len(used) * _WIDTH - 12, height, parts, "graph"
     )
-    others = f"; of {len(dataset.symbols)} symbols only {symbol} is drawn" if len(dataset.symbols) > 1 else ""
+    others = f"; those of other symbols than {symbol} are only counted" * (len(dataset.symbols) > 1)
     entries = [dataset.entry, dataset.symbols[symbol].windows, *dataset.symbols[symbol].streams.values()]
     lines = [(_named(one), one.key, f"{one.bytes / 1e6:,.1f}") for one in entries]
     return figure(
@@ -129,15 +127,20 @@ def _graph(
             except StoreError:  # sources may be gone; the graph ends there
                 continue
             waiting.extend(inputs(found[one]))
+    own = _own(found, of_dataset) | {("datasets", dataset.entry.key)}
     nodes: Nodes = {}
     place: dict[Id, Node] = {}
-    counted: dict[str, int] = {}
+    drawn, left = Counter[str](), Counter[str]()
     for one in sorted(found, key=lambda one: _order(dataset, found[one])):
         column = _column(found[one], one[0])
-        counted[column] = counted.get(column, 0) + 1
-        node = (column, one[1]) if counted[column] <= _MOST else (column, "more")
-        nodes[node] = (_named(found[one]), one[1]) if node[1] != "more" else (f"+ {counted[column] - _MOST} more", "")
-        place[one] = node
+        if one in own and drawn[column] < _MOST:
+            drawn[column] += 1
+            place[one] = (column, one[1])
+            nodes[place[one]] = (_named(found[one]), one[1])
+        else:
+            left[column] += 1
+            place[one] = (column, "more")
+    nodes |= {(column, "more"): (f"+ {count} more", "") for column, count in left.items()}
     edges: set[tuple[Node, Node]] = set()
     for one, entry in found.items():
         wanted = of_dataset if one[0] == "datasets" else inputs(entry)
@@ -148,6 +151,20 @@ def _graph(
             if ("source", content) in nodes:
                 edges.add((("source", content), place[one]))
     return nodes, edges
+
+
+def _own(found: Mapping[Id, Entry], mine: Sequence[Id]) -> set[Id]:
+    """What one symbol is made of: its entries `mine`, their bars, and what was fitted on those alone or for it."""
+    own: set[Id] = set()
+    waiting = [one for one in mine if one in found]
+    while waiting:
+        one = waiting.pop()
+        if one not in own:
+            own.add(one)
+            if one[0] not in FITTED:
+                waiting.extend(need for need in inputs(found[one]) if need in found)
+    alone = {one for one in found if one[0] in FITTED and own.issuperset(need for need in inputs(found[one]))}
+    return own | alone
 
 
 def _column(entry: Entry, stage: str) -> str:
@@ -174,4 +191,4 @@ def _named(entry: Entry) -> str:
 
 
 def _counted(change: Mapping[str, Any]) -> str:
-    return " ".join(f"{count:,} {unit}" for unit, count in change.items() if unit != "first_row")
+    return " ".join(f"{unit} {count:,}" for unit, count in change.items() if unit != "first_row")

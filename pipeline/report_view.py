@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.charts import Candles, candle_panel, line_panel
+from cache.charts import Candles, candle_panel
 from cache.entries import Entry
 from cache.html import figure, grid, legend
 from cache.reader import Dataset, SymbolEntries
@@ -64,14 +64,12 @@ def unfinished(stream: Entry, ends: Array, times: Array) -> Array:
     return np.asarray(there & (opens < times) & (times < np.asarray(close[at])))
 
 
-def prices_of(stream: Entry, start: int, stop: int) -> Array | None:
-    """Open, high, low and close, float64 [n, 4], from features and closes; None where features do not tell them."""
-    statistics, kind = stream.manifest["statistics"], stream.manifest["feature_set"]
-    if kind not in ("price", "returns"):
-        return None
+def prices_of(stream: Entry, start: int, stop: int) -> Array:
+    """Open, high, low and close, float64 [n, 4], from features and closes."""
+    statistics = stream.manifest["statistics"]
     mean, std = (np.array(list(statistics[name].values())[:4]) for name in ("mean", "std"))
     raw = stream.rows("values", start, stop)[:, :4] * std + mean
-    if kind == "price":
+    if stream.manifest["feature_set"] == "price":
         return np.asarray(raw)
     close = stream.rows("close", max(start - 1, 0), stop)
     before = close[:-1] if start else np.append(close[0] / np.exp(raw[0, 3]), close[:-1])
@@ -101,13 +99,8 @@ def _panel(symbol: str, name: str, stream: Entry, end: int, length: int, time: i
     of = f"{shown} of {length}" if shown < length else str(length)
     caption = f"{name}: {of} bars, {last}{after}"
     title = f"{name} bars of {symbol} that the window decided at {ends} UTC sees"
-    if prices is None:
-        rows = stream.rows("close", start, end)
-        drawing = line_panel(title, caption, {"": (range(len(rows)), rows.tolist())}, begins, ends)
-    else:
-        future = np.full((_FUTURE, 4), np.nan)
-        future[1 : 1 + more] = prices[shown:]
-        classes = [""] * shown + ["open"] * _FUTURE
-        bars = Candles(np.concatenate([prices[:shown], future]), classes, [(shown, shown + _FUTURE)], begins, ends)
-        drawing = candle_panel(title, caption, bars)
-    return figure(drawing, caption)
+    future = np.full((_FUTURE, 4), np.nan)
+    future[1 : 1 + more] = prices[shown:]
+    classes = [""] * shown + ["open"] * _FUTURE
+    bars = Candles(np.concatenate([prices[:shown], future]), classes, [(shown, shown + _FUTURE)], begins, ends)
+    return figure(candle_panel(title, caption, bars), caption)

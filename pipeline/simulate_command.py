@@ -12,6 +12,7 @@ from time import perf_counter
 import click
 import numpy as np
 import pyarrow.parquet as pq
+from click.core import ParameterSource
 
 from cache.console import Console, command, examples, run
 from pipeline.simulate import MAX_ROWS, simulate_bars
@@ -76,6 +77,10 @@ def main(folder: Path, kind: str, rows: int, sequences: int, symbols: int | None
     hours, missing minutes. The timestamp is the bar's open, in UTC. The recordings are those of a watch: acceleration
     and pose (a quaternion) during one of eight gestures, of persons who differ, with gaps.
     """
+    stated = click.get_current_context().get_parameter_source
+    for other in ("sequences",) if kind == "bars" else ("rows", "symbols"):
+        if stated(other) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{other} does not go with --kind {kind}; leave one out")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(sys.stdout)
     if kind == "bars" and symbols:

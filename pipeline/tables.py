@@ -101,7 +101,7 @@ def open_table(path: Path) -> Table:
         except ValueError as error:  # fsspec's, for a web server that only gives whole files
             raise SourceError(f"{url_of(path)}: cannot be read in parts ({error}); fetch the file") from None
         if table.rows == 0:
-            raise SourceError(f"{path}: holds no rows; {_MEND}")
+            raise SourceError(f"{url_of(path)}: holds no rows; {_MEND}")
         return table
     check_regular(path)
     with path.open("rb") as file:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def make_checkout(place: Path) -> Path:
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "constraints.txt"):
         shutil.copy2(ROOT / name, checkout / name)
-    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    (checkout / ".venv").symlink_to(sys.prefix)  # what the tests themselves run in
     return checkout
 
 

@@ -85,11 +85,10 @@ def recording_window(inputs: RecordingInputs, frame: pd.DataFrame) -> tuple[NDAr
 
 def _values(inputs: RecordingInputs, frame: pd.DataFrame) -> NDArray[np.float64]:
     """The given channels, float64 [rows, C], NaN where nothing was measured."""
-    if not isinstance(frame, pd.DataFrame):
-        raise UserError(f"frame is a {type(frame).__name__}, not a pandas.DataFrame with a row a moment")
     if missing := [name for name in inputs.given if name not in frame.columns]:
         raise UserError(
-            f"frame lacks the channel {missing[0]}; it has {', '.join(map(str, frame.columns)) or 'no columns'}"
+            f"frame lacks the channel {missing[0]}; it has {', '.join(map(str, frame.columns)) or 'no columns'}. "
+            "Name its columns as in training"
         )
     if twice := [name for name in (inputs.order, *inputs.given) if list(frame.columns).count(name) > 1]:
         raise UserError(f"frame has the column {twice[0]} more than once; keep one")

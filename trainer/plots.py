@@ -20,8 +20,8 @@ from trainer.scores import PREDICTORS, QUANTITIES, TIME_OF_WEEK
 
 Array = NDArray[Any]
 WINDOWS = 3
-TRUTH, MODEL, LINE, SHADE = "#222222", "#d1495b", "#2e7d9a", "#f0ead6"
-COLOURS = {"model": MODEL, "straight_line": LINE, "last_value": "#9a9a9a", TIME_OF_WEEK: "#c9a227"}
+TRUTH, MODEL, LINE, SHADE, OCHRE = "#222222", "#d1495b", "#2e7d9a", "#f0ead6", "#c9a227"
+COLOURS = {"model": MODEL, "straight_line": LINE, "last_value": "#9a9a9a", TIME_OF_WEEK: OCHRE}
 LOSS_TERMS = ("loss", "huber", "stft", "cross_timeframe", "amplitude_phase")
 
 
@@ -72,10 +72,22 @@ def plot_windows(
 
 
 def plot_correlations(result: dict[str, Any], folder: Path) -> Path:
-    """Draw `correlations.png`: a panel a quantity, bars for model and baselines, the model's intervals."""
-    correlations = result["correlation_per_tf"]
-    figure = Figure(figsize=(4.6 * len(QUANTITIES), 3.8), layout="constrained")
-    for axis, quantity in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
+    """Draw `correlations.png`: a panel a quantity, bars for model and baselines; a second row of symbols held out."""
+    parts = {"": result} | ({", symbols held out": result["hold_out"]} if "hold_out" in result else {})
+    figure = Figure(figsize=(4.6 * len(QUANTITIES), 3.3 * len(parts) + 0.5), layout="constrained")
+    axes = figure.subplots(len(parts), len(QUANTITIES), squeeze=False)
+    for of_part, (words, part) in zip(axes, parts.items(), strict=True):
+        _plot_part(of_part, part["correlation_per_tf"], words)
+    weeks = result["summary"]["weeks"]
+    some = any(bounds for of in result["correlation_per_tf"].values() for bounds in of["model_interval"].values())
+    lines = f"lines: 95 % from {weeks} resampled weeks" if some else f"no intervals from {weeks} weeks"
+    figure.suptitle(f"Correlation of hidden bars with the truth ({lines}; – : does not vary)", fontsize=12)
+    return _save(figure, folder / "correlations.png", axes[0, -1])
+
+
+def _plot_part(axes: Array, correlations: dict[str, Any], words: str) -> None:
+    """A row of panels, with the intervals of the model."""
+    for axis, quantity in zip(axes, QUANTITIES, strict=True):
         shown = [name for name in (*PREDICTORS, TIME_OF_WEEK) if quantity in next(iter(correlations.values()))[name]]
         width = 0.8 / len(shown)
         for k, name in enumerate(shown):
@@ -94,13 +106,8 @@ def plot_correlations(result: dict[str, Any], folder: Path) -> Path:
             axis.set_ylim(max(lowest - 0.25 * (1 - lowest), -1), 1)
         axis.axhline(0, color=TRUTH, linewidth=0.8)
         axis.set_xticks(range(len(correlations)), list(correlations))
-        axis.set_title(quantity.replace("_", "-"), loc="left", fontsize=10)
+        axis.set_title(f"{quantity.replace('_', '-')}{words}", loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    weeks = result["summary"]["weeks"]
-    some = any(bounds for of in correlations.values() for bounds in of["model_interval"].values())
-    lines = f"lines: 95 % from {weeks} resampled weeks" if some else f"no intervals from {weeks} weeks"
-    figure.suptitle(f"Correlation of hidden bars with the truth ({lines}; – : does not vary)", fontsize=12)
-    return _save(figure, folder / "correlations.png", axis)
 
 
 def plot_losses(metrics: Path, folder: Path) -> Path:
@@ -110,14 +117,19 @@ def plot_losses(metrics: Path, folder: Path) -> Path:
     columns, rows = min(len(terms), 3), -(-len(terms) // 3)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.5), layout="constrained")
     axes = [figure.add_subplot(rows, columns, k + 1) for k in range(len(terms))]
-    styles = {"train": (LINE, "-", ""), "val": (MODEL, "-", "o"), "last_value_loss": ("#9a9a9a", "--", "")}
+    styles = {
+        ("train", ""): (LINE, "-", "", "training"),
+        ("val", ""): (MODEL, "-", "o", "validation"),
+        ("hold_out", ""): (OCHRE, "-", "o", "symbols held out"),
+        ("val", "last_value_loss"): ("#9a9a9a", "--", "", "validation, last value carried"),
+        ("hold_out", "last_value_loss"): (OCHRE, "--", "", "symbols held out, last value carried"),
+    }
     for axis, term in zip(axes, terms, strict=True):
-        for kind, (colour, dash, marker) in styles.items():
-            key, of = (kind, "val") if kind == "last_value_loss" else (term, kind)
-            points = [(one["step"], one[key]) for one in records if one["kind"] == of and one.get(key) is not None]
-            if points and (key == term or term == "loss"):
-                words = {"train": "training", "val": "validation", "last_value_loss": "validation, last value carried"}
-                axis.plot(*zip(*points, strict=True), color=colour, ls=dash, marker=marker, ms=3.5, label=words[kind])
+        for (kind, carried), (colour, dash, marker, words) in styles.items():
+            key = carried or term
+            points = [(one["step"], one[key]) for one in records if one["kind"] == kind and one.get(key) is not None]
+            if points and (not carried or term == "loss"):
+                axis.plot(*zip(*points, strict=True), color=colour, ls=dash, marker=marker, ms=3.5, label=words)
         axis.set_title(term.replace("_", " "), loc="left", fontsize=10)
         axis.set_xlabel("step", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)

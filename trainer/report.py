@@ -40,7 +40,7 @@ def probe_table(probes: dict[str, Any]) -> list[str]:
         "hour of day",
         f"{'':23}{'R²':>9}{'r':>8}{'accuracy':>12}{'AUC':>9}{'rank IC':>10}{'accuracy':>14}",
     ]
-    for name, words in _PROBED.items():
+    for name, words in PROBED.items():
         scores = volatility.get(name, {})
         row = f"  {words:21}{_r(scores.get('r2')):>9}{_r(scores.get('correlation')):>8}"
         if name in direction:
@@ -58,7 +58,7 @@ def probe_table(probes: dict[str, Any]) -> list[str]:
     return rows + [f"  {line}" for line in verdicts(probes)]
 
 
-_PROBED = {
+PROBED = {
     "encoder": "encoder",
     "untrained": "encoder, untrained",
     "raw_window": "the bars themselves",
@@ -79,7 +79,7 @@ def verdicts(probes: dict[str, Any]) -> list[str]:
         best = max(rivals, key=lambda name: rivals[name])
         gap = r2["encoder"] - rivals[best]
         said.append(
-            f"Volatility: {'ahead of' if gap > 0 else 'behind'} the best rival ({_PROBED[best]}) by {abs(gap):.3f}."
+            f"Volatility: {'ahead of' if gap > 0 else 'behind'} the best rival ({PROBED[best]}) by {abs(gap):.3f}."
         )
         said.append(f"Training changed that by {r2['encoder'] - rivals['untrained']:+.3f} of R².")
     of = probes["direction"]["encoder"]

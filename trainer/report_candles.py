@@ -48,8 +48,8 @@ def candles_section(model: torch.nn.Module, task: Reconstruct, dataset: Dataset,
     return Section(
         "candles",
         "One window, hidden and reconstructed",
-        "On the shaded stretches the model saw nothing: at the right stands what it made of them, at the left what "
-        "there was.",
+        f"On the shaded stretches of this window of {symbol} the model saw nothing: the truth shows what was there, "
+        "the reconstruction what the model made of it.",
         legend(words) + grid(figures, "two"),
     )
 

@@ -18,8 +18,24 @@ from trainer.report_scores import (
     scores_section,
 )
 
-_TERMS = ("loss", "huber", "stft", "cross_timeframe", "amplitude_phase", "macro_f1", "score", "accuracy", "correlation")
-_SERIES = {"train": "training", "val": "validation", "grey": "validation, last value carried"}
+_TERMS = {  # and what a stranger should know of them
+    "loss": "",
+    "huber": "how far prices are off",
+    "stft": "how far the spectrum is off",
+    "cross_timeframe": "how far coarse bars are from what their finer bars make",
+    "amplitude_phase": "how far amplitudes and phases are off",
+    "macro_f1": "",
+    "score": "",
+    "accuracy": "",
+    "correlation": "of hidden features with the true ones",
+}
+_SERIES = {
+    "train": "training",
+    "val": "validation",
+    "held": "symbols held out",
+    "grey": "validation, last value carried",
+    "carried": "symbols held out, last value carried",
+}
 
 
 def bars_page(run: Path, dataset: Dataset, result: dict[str, Any], candles: Section) -> str:
@@ -31,7 +47,7 @@ def bars_page(run: Path, dataset: Dataset, result: dict[str, Any], candles: Sect
     if "hold_out" in result:
         sections.append(held_out_section(result))
         symbols = sum(stop > start for start, stop in dataset.splits["hold_out"]["windows"].values())
-        facts["symbols held out"] = f"{symbols:,}, {result['hold_out']['summary']['windows']:,} windows"
+        facts |= {"symbols held out": f"{symbols:,}", "their windows": f"{result['hold_out']['summary']['windows']:,}"}
     if "probes" in result:
         sections.append(probes_section(result["probes"]))
     lead = (
@@ -72,19 +88,25 @@ def _losses(metrics: Path) -> Iterator[Section]:
         _panel(records, term) for term in _TERMS if any(isinstance(record.get(term), int | float) for record in records)
     ]
     if figures:
-        carried = any("last_value_loss" in record for record in records)
+        known = {"train"}
+        for kind, drawn, carried in (("val", "val", "grey"), ("hold_out", "held", "carried")):
+            of = [record for record in records if record["kind"] == kind]
+            known |= {drawn} if of else set()
+            known |= {carried} if any("last_value_loss" in record for record in of) else set()
         yield Section(
             "losses",
             "Loss over time",
             "Losses should fall and scores rise; where validation turns while the training loss goes on falling, the "
             "model has begun to learn its data by heart.",
-            legend({class_: words for class_, words in _SERIES.items() if class_ != "grey" or carried}) + grid(figures),
+            legend({class_: words for class_, words in _SERIES.items() if class_ in known}) + grid(figures),
         )
 
 
 def _panel(records: list[dict[str, Any]], term: str) -> str:
     """Training and validation of one term over steps."""
-    wanted = [("train", "train", term), ("val", "val", term)] + [("grey", "val", "last_value_loss")] * (term == "loss")
+    wanted = [("train", "train", term), ("val", "val", term), ("held", "hold_out", term)]
+    if term == "loss":
+        wanted += [("grey", "val", "last_value_loss"), ("carried", "hold_out", "last_value_loss")]
     series = {}
     for class_, kind, key in wanted:
         of = [record for record in records if record["kind"] == kind and isinstance(record.get(key), int | float)]
@@ -95,4 +117,4 @@ def _panel(records: list[dict[str, Any]], term: str) -> str:
     name = term.replace("_", " ")
     ends = ", ".join(f"{_SERIES[class_]} {ys[-1]:.4f}" for class_, (_, ys) in series.items() if math.isfinite(ys[-1]))
     drawing = line_panel(f"{name} over steps", f"At the end: {ends}.", series, f"step {first:,}", f"step {last:,}")
-    return figure(drawing, f"at the end: {ends}", heading=name)
+    return figure(drawing, f"at the end: {ends}", heading=": ".join(filter(None, (name, _TERMS[term]))))

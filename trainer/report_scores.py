@@ -5,7 +5,7 @@ from typing import Any
 
 from cache.charts import Piece, rows
 from cache.html import Section, figure, grid, legend, paragraph, subheading, table
-from trainer.report import verdicts
+from trainer.report import PROBED, verdicts
 from trainer.scores import PREDICTORS, QUANTITIES, TIME_OF_WEEK
 
 _COLOURS = {"model": "val", "last_value": "grey", "straight_line": "train", TIME_OF_WEEK: "ink"}
@@ -99,7 +99,7 @@ def probes_section(probes: dict[str, Any]) -> Section:
         "probes",
         "What the frozen encoder knows",
         "An encoder has learnt something where its bar is longer than those of the untrained one and of the bars "
-        "themselves.",
+        "themselves. HAR, the rule to beat, tells volatility from that of the last 1, 5 and 22 stretches as long.",
         paragraph(f"No probes: {probes['reason']}.") if "reason" in probes else _probes(probes),
     )
 
@@ -109,7 +109,7 @@ def _probes(probes: dict[str, Any]) -> str:
     r2 = {name: of["r2"] for name, of in volatility.items() if of["r2"] is not None}
     low, high = min([0.0, *r2.values()]), max([0.0, *r2.values()])
     drawn = [
-        (_words(name), f"{value:.3f}", [_bar(0.0, value, low, high, "val" if name == "encoder" else "grey")])
+        (PROBED[name], f"{value:.3f}", [_bar(0.0, value, low, high, "val" if name == "encoder" else "grey")])
         for name, value in r2.items()
     ]
     drawing = rows("R² of the volatility to come, by what it is told from", "Longer is better.", drawn)
@@ -122,7 +122,7 @@ def _probes(probes: dict[str, Any]) -> str:
             *(told.get(key) for key in ("accuracy", "auc", "rank_ic")),
             session.get(name),
         )
-        lines.append((_words(name), *map(_r, cells)))
+        lines.append((PROBED[name], *map(_r, cells)))
     header = ("told from", "volatility R²", "r", "direction accuracy", "AUC", "rank IC", "hour of day")
     said = "".join(paragraph(line) for line in verdicts(probes))
     horizon = f"over the next {probes['horizon_bars']} base bars, by what it is told from"
@@ -136,7 +136,8 @@ def classes_sections(result: dict[str, Any]) -> Iterator[Section]:
     yield Section(
         "scores",
         "Model beside the majority class",
-        "Always saying the most frequent class costs nothing: a model is worth what it scores beyond that.",
+        "Always saying the most frequent class costs nothing: a model is worth what it scores beyond that. The score "
+        "is the mean of the F1.",
         table(("", "model", "majority class"), lines),
     )
     for number, (label, counts) in enumerate(result["confusion"].items()):
@@ -155,7 +156,7 @@ def classes_sections(result: dict[str, Any]) -> Iterator[Section]:
         yield Section(
             f"label-{number}",
             f"What was taken for what: {label}",
-            "Rows are the true class, columns what the model said: what is dark off the diagonal is confused.",
+            "Rows are the true class, columns what the model said: what is blue off the diagonal is confused.",
             table(("true \\ told", *known), taken, heat=heat)
             + subheading("By class")
             + table((label, "recordings", "precision", "recall", "F1"), each),
@@ -220,7 +221,7 @@ def _r(value: float | None) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _lead(lead: dict[str, Any] | None) -> str:

@@ -199,7 +199,7 @@ def summary(result: dict[str, Any], windows: int, weeks: int, window_days: float
         figures["consistency_ratio"] = [of[name]["ratio"] for of in result["consistency_ratio"]["pairs"].values()]
         means[name] = {key: _mean(values) for key, values in figures.items()}
     beaten = {quantity: _won(correlations, quantity, 1) for quantity in QUANTITIES} | {"mse": _won(quality, "mse", -1)}
-    notes = ["The straight line knows the close after each hidden block; under `returns` the model does not."]
+    notes = ["The straight line knows the close after each hidden block; a model of returns does not."]
     if weeks < FEWEST_WEEKS:
         notes.append(f"No intervals: the validation split lies in {weeks} calendar weeks; they need {FEWEST_WEEKS}.")
     elif window_days > 7:

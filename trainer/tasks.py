@@ -16,6 +16,7 @@ from trainer.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {"reconstruct": reconstruct_task, "classify": classify_task}
 _METHODS = [name for name in vars(Task) if not name.startswith("_")]
+_OWN = ("build_model", "training_losses", "validate")  # which Task leaves to every task
 
 
 def make_task(config: TrainerConfig, dataset: Dataset, device: torch.device, fold: int | None = None) -> Task:
@@ -31,6 +32,11 @@ def make_task(config: TrainerConfig, dataset: Dataset, device: torch.device, fol
         raise UserError(
             f"{named}: make_task() gives a {type(task).__name__}, which lacks {', '.join(missing)}; derive its class "
             "from trainer.task.Task, which has the usual ones"
+        )
+    if missing := [name for name in _OWN if getattr(type(task), name, None) is getattr(Task, name)]:
+        raise UserError(
+            f"{named}: make_task() gives a {type(task).__name__}, whose class does not define {', '.join(missing)}; "
+            "trainer/task.py says what each of them does"
         )
     made: Task = task
     return made

@@ -272,7 +272,7 @@ CASES: dict[str, Case] = {
     **{
         f"missing {role}": Case(
             without(role),
-            f"which column is the {role}? none of the columns is known: "
+            f"which column is the {role}? none is called so: "
             f"{[name for name in ('time', 'open', 'high', 'low', 'close') if name != role]}. Name it in "
             f"data.source.columns.{role}",
         )
@@ -280,7 +280,7 @@ CASES: dict[str, Case] = {
     },
     "unknown names": Case(
         renamed(open="Eröffnung"),
-        "which column is the open? none of the columns is known: ['time', 'Eröffnung', 'high', 'low', 'close']. Name "
+        "which column is the open? none is called so: ['time', 'Eröffnung', 'high', 'low', 'close']. Name "
         "it in data.source.columns.open",
     ),
     "two candidates": Case(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -22,8 +23,10 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from cache.part import part_of
 from configs.errors import UserError
+from tests.chromium import FOUND, REASON, chromium
+from tests.page_faults import FAULTS
 from tests.unit.trainer.making_imu import AUGMENTED, DATA, PAD, RECONSTRUCT, SMALL, build, opened, simulate
-from trainer.encode import Encoder, Ensemble
+from trainer.encode import Encoder, Ensemble, export_encoder
 from trainer.encode_command import main as encode
 from trainer.evaluate_command import main as evaluate
 from trainer.train_command import main as train
@@ -337,6 +340,7 @@ def test_frames_that_are_no_recording(every: tuple[Path, str], recordings: dict[
         (infinite, "frame, row 4: rot_x is infinite; correct it, or write NaN for a missing value"),
         (frame.assign(acc_x=1e30), "frame, row 0: acc_x is 1e+30, beyond 1e+15; correct it, or write NaN"),
         (text, "frame: channel acc_y holds object, not numbers; convert it to float64"),
+        (pd.concat([frame, frame[["acc_y"]]], axis=1), "frame has the column acc_y more than once; keep one"),
     ]
     for wrong, words in faults:
         with pytest.raises(UserError) as failure:
@@ -363,6 +367,8 @@ def test_what_runs_are_for_what(every: tuple[Path, str], pretrained: Path, tmp_p
         Ensemble.load(tmp_path / "all")
     with pytest.raises(UserError, match=r"was not trained to tell classes \(training.task=classify\)"):
         Encoder.load(pretrained).predict(pd.DataFrame())
+    with pytest.raises(UserError, match=r"was trained on recordings, of which there is no export; use predict\(\)"):
+        export_encoder(Encoder.load(every[0] / "fold0"), tmp_path / "e.pt2")
     done = CliRunner().invoke(encode, [str(pretrained), "--out", str(tmp_path)])
     assert "was trained on recordings, and bin/encode embeds bars" in done.stderr
     done = CliRunner().invoke(evaluate, [str(pretrained)])
@@ -384,6 +390,43 @@ def test_evaluation_repeats_the_scores_of_a_run(every: tuple[Path, str], tmp_pat
     }
     assert "majority class  accuracy" in done.stdout
     assert (tmp_path / "confusion.png").stat().st_size > 5000
+
+
+def test_the_report_of_a_fold_holds_its_scores_and_is_to_be_seen(every: tuple[Path, str], tmp_path: Path) -> None:
+    page = tmp_path / "fold1.html"
+    words = ["--report", str(page), "--output", str(tmp_path / "x.json")]
+    done = CliRunner().invoke(evaluate, [str(every[0] / "fold1"), *words])
+    assert done.exit_code == 0, done.output
+    assert f"report: {page}; open it in a browser\n" in done.stdout
+    found, text = json.loads((tmp_path / "x.json").read_text()), page.read_text()
+    assert re.findall(r'<section id="(.*?)">', text) == ["scores", "label-0", "label-1", "losses"]
+    majority = found["majority"]["score"]
+    assert f"score</th><td>{found['measures']['score']:.4f}</td><td>{majority:.4f}</td>" in text
+    for counts in found["confusion"].values():
+        for row in counts:
+            cells = "".join(rf"<td[^>]*>{n:,}</td>" if n else "<td>·</td>" for n in row)
+            assert re.search(cells, text)
+    scored = sum(map(sum, found["confusion"]["gesture"]))
+    assert f"<dt>fold</dt><dd>1</dd></div><div><dt>recordings scored</dt><dd>{scored}</dd>" in text
+    if FOUND is None:
+        pytest.skip(REASON)
+    with chromium(tmp_path / "profile") as browser:
+        for width, dark in ((390, False), (390, True), (1200, False), (1200, True)):
+            browser.open(page, width, dark)
+            assert browser.ask(FAULTS) == []
+        assert browser.complaints == []
+
+
+def test_a_fold_begins_with_the_encoder_of_the_same_fold(every: tuple[Path, str], store: Path, tmp_path: Path) -> None:
+    words = [*ALL, "--store", store, "--fold", "1", "--fast-dev-run", "--run"]
+    said = output(*words, tmp_path / "a", "--init-from", every[0])
+    assert f"begins with the encoder of {every[0] / 'fold1'}\n" in said
+    said = error(*words, tmp_path / "b", "--init-from", every[0] / "fold0")
+    assert "it has learnt the labels of recordings that fold 1 validates on" in said
+    shutil.copytree(every[0] / "fold1", tmp_path / "damaged")
+    (tmp_path / "damaged" / "encoder.json").write_text("[1]")
+    said = error(*words, tmp_path / "c", "--init-from", tmp_path / "damaged")
+    assert f"{tmp_path / 'damaged' / 'encoder.json'}: damaged; name another run as training.init_from" in said
 
 
 def test_options_that_do_not_fit(store: Path, test_store: Path, every: tuple[Path, str], tmp_path: Path) -> None:

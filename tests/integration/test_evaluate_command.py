@@ -7,18 +7,24 @@ import shlex
 import shutil
 import struct
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from tests.chromium import FOUND, REASON, chromium
 from tests.page_faults import FAULTS
 from trainer.checkpoint import save_weights
 from trainer.evaluate_command import identity_of
+from trainer.evaluate_command import main as evaluate
+from trainer.plots import plot_correlations
 from trainer.reconstruct import reconstruct_task
+from trainer.report_scores import scores_section
 from trainer.runs import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +84,7 @@ def test_scores(place: Place, printed: str):
     assert list(scores) == parts
     summary = scores["summary"]
     assert (summary["run"], summary["dataset"]) == ("runs/test", dataset)
-    manifest = json.loads((place.folder / "store" / "datasets" / dataset / "zarr.json").read_text())["attributes"]
-    first, stop = manifest["splits"]["val"]["windows"]["TEST"]
+    first, stop = np.fromfile(place.folder / "store" / "datasets" / dataset / "val/c/0/0", "<i8", 2)
     assert summary["windows"] == stop - first > 100
 
     for part in parts[:3]:
@@ -198,6 +203,21 @@ def test_the_report_holds_the_scores(place: Place, printed: str):
     assert len(re.findall(r'class="(?:rose|fell) model"', page)) > 3 * 32 * 0.2  # hidden bars, as the model has them
 
 
+def test_intervals_are_drawn_where_there_are_weeks_enough(place: Place, printed: str, tmp_path: Path):
+    scores = json.loads((place.folder / "scores" / "test.json").read_text())
+    plain = plot_correlations(scores, tmp_path).read_bytes()
+    assert "val pale" not in scores_section(scores).body
+    for of in [*scores["correlation_per_tf"].values(), *scores["reconstruction_quality"].values()]:
+        assert not any(of["model_interval"].values())
+        around = {name: [of["model"][name] - 0.1, of["model"][name] + 0.1] for name in of["model_interval"]}
+        of["model_interval"] = around
+    body = scores_section(scores).body
+    assert body.count('class="piece val pale"') == 3 * 4  # timeframes × measures
+    low = scores["correlation_per_tf"]["m5"]["model_interval"]["log_range"]
+    assert f"<title>{low[0]:.4f} to {low[1]:.4f}</title>" in body
+    assert plot_correlations(scores, tmp_path).read_bytes() != plain
+
+
 @pytest.mark.skipif(FOUND is None, reason=REASON)
 def test_the_report_is_to_be_seen(place: Place, printed: str, tmp_path: Path):
     with chromium(tmp_path) as browser:
@@ -246,6 +266,16 @@ def test_a_store_that_is_gone(place: Place, tmp_path: Path):
     assert f"error: {tmp_path / 'gone'}: no store here; --store says where it is" in message
 
 
+def test_a_run_that_has_lost_its_dataset(place: Place, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(place.folder / "runs" / "test", run)
+    (run / "dataset.json").write_text("{}")
+    message = place.failure(run)
+    assert (
+        f"error: {run / 'dataset.json'}: missing or damaged, so that the run's dataset is unknown; start a" in message
+    )
+
+
 def test_a_store_that_moved_on_and_the_command_that_helps(place: Place, printed: str):
     before = json.loads((place.folder / "scores" / "test.json").read_text())
     run = place.folder / "a run"  # a path that the command must quote
@@ -287,6 +317,13 @@ def test_outputs_are_checked_before_the_work(place: Place, tmp_path: Path):
     ):
         done = place.call("evaluate", "none", *words)  # before the run is looked at
         assert (done.returncode, done.stderr) == (1, f"\nerror: {said}\n")
+
+
+def test_without_matplotlib(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(evaluate, [str(place.folder / "runs" / "test"), "--plots", str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.stderr == "\nerror: --plots needs matplotlib, which is not there: run bin/install viz\n"
 
 
 def test_wrong_usage_ends_with_2(place: Place):

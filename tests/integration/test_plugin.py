@@ -202,6 +202,10 @@ def test_a_changed_file_makes_just_what_it_feeds_again(folder: Path) -> None:
         "bin/build-cache"
     )
     assert refused(lambda: certify_dataset(open_dataset(folder / "store", "own"), folder / "store", 9, 0)) == said
+    (folder / "mine.py").rename(folder / "gone.py")
+    said = refused(lambda: certify_dataset(open_dataset(folder / "store", "own"), folder / "store", 9, 0))
+    assert said.startswith(f"{folder}/mine.py: no such file, and columns of own were made by it; put it back as it was")
+    (folder / "gone.py").rename(folder / "mine.py")
     before = entries(folder)
     build(folder)
     assert len(entries(folder) - before) == 4
@@ -286,6 +290,7 @@ FEATURE_FAULTS = {
     ),
     "name twice": (body("close", '"a", "a"'), "mine.py: COLUMNS has a, and there is a column of that name already; "),
     "lookback": (FEATURES.replace("= 7", "= -1"), "mine.py: LOOKBACK = -1 is not a whole number from 0 to 4,096"),
+    "a number": (FEATURES + "\nfeatures = 3", "mine.py: features = 3 is not a function"),
     "no Python": (FEATURES + "def", "mine.py, line 11: not Python: "),
     "fails at once": (FEATURES + "1 / 0", "mine.py, line 11, in <module>: ZeroDivisionError: division by zero"),
     "fails later": (body("clsoe"), "mine.py, line 6, in features: NameError: name 'clsoe' is not defined"),
@@ -333,6 +338,11 @@ TASK_FAULTS = {
     "no task": (
         "def make_task(config, dataset, device, fold):\n    return 3",
         "task.py: make_task() gives a int, which lacks monitors, weights, ",
+    ),
+    "nothing defined": (
+        TASK.replace("def validate(", "def judged(").replace("def build_model(", "def model("),
+        "task.py: make_task() gives a Volatility, whose class does not define build_model, validate; "
+        "trainer/task.py says what each of them does",
     ),
     "fails": (
         "def make_task(config, dataset, device, fold):\n    return dataset.nothing",

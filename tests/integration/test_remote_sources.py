@@ -29,6 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     """A folder, and the URL at which a web server shows it."""
     folder = tmp_path_factory.mktemp("served")
     write_parquet(folder / "bars.parquet", *BARS, row_group_size=1000)
+    write_parquet(folder / "empty.parquet", np.empty(0, np.int64), np.empty((0, 4)))
     port = free_port()
     rclone = Path(sys.executable).with_name("rclone")
     words = [rclone, "serve", "http", folder, "--addr", f"127.0.0.1:{port}", "--config", "", "--dir-cache-time", "0s"]
@@ -41,11 +42,21 @@ def test_a_file_in_an_object_store(served: tuple[Path, str], tmp_path: Path):
     for half, name in enumerate(("a", "b")):
         write_parquet(tmp_path / f"bucket/{name}.parquet", *(part[half * 1500 : half * 1500 + 1500] for part in BARS))
     port = free_port()
-    with s3(tmp_path, port):
+
+    def build_cache(files: str, **env: str) -> subprocess.CompletedProcess[str]:
         words = [ROOT / "bin/build-cache", "--config", "configs/test.yaml", "--store", tmp_path / "store"]
-        words += ["data.source.files={m1: 's3://bucket/*.parquet'}", *(f"data.{one}" for one in OVERRIDES)]
-        done = subprocess.run(words, capture_output=True, text=True, env=environ(port))
+        words += [f"data.source.files={{m1: '{files}'}}", *(f"data.{one}" for one in OVERRIDES)]
+        return subprocess.run(words, capture_output=True, text=True, env=environ(port) | env)
+
+    with s3(tmp_path, port):
+        done = build_cache("s3://bucket/*.parquet")
+        folder = build_cache("s3://bucket")
+        refused = build_cache("s3://bucket/a.parquet", AWS_SECRET_ACCESS_KEY="wrong")
     assert done.returncode == 0, done.stderr
+    assert "nothing was built" in folder.stdout, folder.stderr
+    assert refused.returncode == 1
+    assert "\nerror: s3://bucket/a.parquet: cannot be read (" in refused.stderr
+    assert "; is the address right, and are you allowed to?\n" in refused.stderr
     here = make_recipe("source.files={m1: 'bucket/*.parquet'}", *OVERRIDES)
     assert build(here, tmp_path, tmp_path / "store", 2, quiet()).built == []
 
@@ -108,6 +119,7 @@ def test_the_remembered_md5_is_taken_where_the_server_tells_a_tag(tmp_path: Path
     [
         ("{url}/missing.parquet", "/missing.parquet: no such file, folder or pattern there"),
         ("http://127.0.0.1:9/bars.parquet", "http://127.0.0.1:9/bars.parquet: "),
+        ("{url}/empty.parquet", "/empty.parquet: holds no rows; "),
         (
             "{url}/{{symbol}}.parquet",
             "{symbol} cannot stand in a URL; use data.source.symbol_columns, or ",
@@ -121,6 +133,8 @@ def test_urls_that_cannot_be_read(served: tuple[Path, str], tmp_path: Path, patt
     with pytest.raises(UserError) as caught:
         build(recipe, tmp_path, tmp_path / "store", 2, quiet())
     assert said in str(caught.value)
+    if "empty" in pattern:
+        assert str(caught.value).startswith(served[1])
     assert "secret" not in str(caught.value)
 
 

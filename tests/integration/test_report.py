@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from cache.reader import Dataset, open_dataset
 from cache.recipe import Recipe
+from cache.show import show_lines
 from configs.loader import load_config
 from pipeline.build import build
 from pipeline.report import dataset_report
@@ -89,9 +92,10 @@ def of_sequences(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def of_symbols(simulated_dir: Path, folder: Path) -> Path:
-    for name in ("AAA", "BBB"):
+    bars = pq.read_table(simulated_dir / "simfx_m1.parquet")
+    for name, first in (("AAA", 0), ("BBB", 600)):
         (folder / name).mkdir()
-        (folder / name / "m1.parquet").symlink_to(simulated_dir / "simfx_m1.parquet")
+        pq.write_table(bars.slice(first), folder / name / "m1.parquet")
     recipe = make_recipe("name=two", "source.files={m1: '{symbol}/m1.parquet'}", "universe.hold_out=[BBB]")
     return drawn(build(recipe, folder, folder / "store", 2, quiet()).dataset, folder)
 
@@ -148,6 +152,26 @@ def test_rows_of_the_map_of_symbols_stand_beside_their_names(of_symbols: Path):
     rows = sorted({float(y) for y in re.findall(r"M[\d.]+ ([\d.]+)h", drawing)})
     assert len(rows) == 2
     assert all(row < names[name] < row + 12 for row, name in zip(rows, ("AAA", "BBB"), strict=True))
+
+
+def test_the_keys_of_one_symbol_are_drawn_and_the_others_counted(of_symbols: Path, folder: Path):
+    dataset = open_dataset(folder / "store", "two")
+    section = of_symbols.read_text().split('<section id="keys">')[1].split("</section>")[0]
+    (shown,) = re.findall(r"those of other symbols than (AAA|BBB) are only counted", section)
+    for symbol, entries in dataset.symbols.items():
+        bars = {key for keys in entries.windows.manifest["components"]["inputs"].values() for key in keys}
+        for key in {entries.windows.key, *(stream.key for stream in entries.streams.values()), *bars}:
+            assert (f">{key[:8]}</text>" in section) is (symbol == shown)
+    assert re.findall(r">(\+ \d+ more)</text>", section)
+
+
+def test_what_policies_changed_is_told(simulated_dir: Path, tmp_path: Path):
+    bars = pq.read_table(simulated_dir / "simfx_m1.parquet")
+    pq.write_table(pa.concat_tables([bars.slice(0, 500), bars.slice(499)]), tmp_path / "simfx_m1.parquet")
+    recipe = make_recipe("source.policy.duplicate=keep_last")
+    dataset = build(recipe, tmp_path, tmp_path / "store", 2, quiet()).dataset
+    assert "<li>repaired: duplicate rows 1</li>" in dataset_report(dataset, tmp_path / "store")
+    assert "    repaired duplicate: rows 1, first row 499" in show_lines(dataset, tmp_path / "store", "-", "-")
 
 
 def test_warnings_stand_on_top_and_sources_may_be_gone(test_store: Path, tmp_path: Path):

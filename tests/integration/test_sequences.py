@@ -31,7 +31,7 @@ from pipeline.certify_command import certify_command
 from pipeline.explain_command import explain_command
 from pipeline.sequences import as_names
 from pipeline.simulate_imu import CHANNELS, simulate_imu
-from tests.unit.cache.making import change_manifest, flip
+from tests.unit.cache.making import change_manifest, flip, overwrite
 from tests.unit.pipeline.making import quiet
 from tests.unit.pipeline.making_sequences import make_frame, make_sequence_recipe, write_csv
 
@@ -328,6 +328,7 @@ def test_a_build_tells_what_policies_did(tmp_path: Path):
     said = told(build_command, *place, *(f"data.{one}" for one in (*overrides, "source.policy.not_finite=missing")))
     assert "  a.csv: data.source.policy.changing left out sequences: 2, the first of them at row 4\n" in said
     assert "  a.csv: data.source.policy.not_finite changed rows: 1, the first of them at row 2\n" in said
+    assert "    repaired not_finite: rows 1, first row 2\n" in told(show_command, "imu", "--store", tmp_path / "store")
     assert "  not used: thm_1, note\n" in said
     # of the two rows with an infinite value, one went with its recording's changing label
     assert "  missing values: 1 of 120 (0.8%), most often in acc_x; filled forward, backward, zero\n" in said
@@ -344,6 +345,34 @@ def test_certify_and_its_repair(store: Path, tmp_path: Path):
     assert "imu: does not prove that training sees nothing of what validates; what fails: streams" in done.output
     assert not stream.path.exists()
     assert len(list(copied.glob("recordings/*/zarr.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("array", "check", "said"),
+    [
+        ("ends", "windows", "imu: the windows are not one for every sequence"),
+        ("id", "windows", "its window has another id"),
+        ("label", "windows", "its window has another label"),
+        ("group", "windows", "its window has another group"),
+        ("fold", "groups", "imu: the folds are not the ranges of windows that the windows name"),
+    ],
+)
+def test_certify_sees_windows_that_were_changed(array: str, check: str, said: str, store: Path, tmp_path: Path):
+    copied = shutil.copytree(store, tmp_path / "store")
+    windows = open_dataset(copied, "imu").symbols["imu"].windows
+    before = np.array(windows.array(array))
+    overwrite(windows.path, array, 0, before[-1])
+    assert (before[0] != before[-1]).any()
+    done = CliRunner().invoke(certify_command, ["imu", "--store", str(copied), "--samples", "1"])
+    assert done.exit_code == 1
+    assert re.search(rf"^  {check} +FAILS: .*{said}", done.output, re.MULTILINE), done.output
+
+
+def test_certify_sees_names_that_were_changed(store: Path, tmp_path: Path):
+    copied = shutil.copytree(store, tmp_path / "store")
+    change_manifest(open_dataset(copied, "imu").symbols["imu"].windows.path, lambda found: found["groups"].reverse())
+    done = CliRunner().invoke(certify_command, ["imu", "--store", str(copied), "--samples", "1"])
+    assert (done.exit_code, "imu: the names of group are not those of the recordings" in done.output) == (1, True)
 
 
 def test_an_export_is_the_same_elsewhere(store: Path, tmp_path: Path):
@@ -436,6 +465,7 @@ def test_what_looks_odd_is_told(tmp_path: Path):
         ),
         ("derive=[angular_velocity]", "data.derive has angular_velocity, which needs a quaternion"),
         ("folds.count=4", "there are 3 subjects, and every fold needs one of its own"),
+        ("source.channels=[acc_*, subject]", "a.csv: data.source.channels names subject, which is no channel: it has"),
         ("source.policy.unlabelled=drop", "a.csv: data.source.policy leaves no sequence; look at the files"),
     ],
 )
@@ -446,6 +476,13 @@ def test_recipes_that_do_not_fit_the_data(tmp_path: Path, override: str, message
     write_csv(tmp_path / "a.csv", frame)
     with pytest.raises(UserError, match=message):
         build_plain(tmp_path, override)
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path):
+    frame = make_frame([4] * 12)
+    write_csv(tmp_path / "a.csv", pd.concat([frame, frame[["acc_y"]]], axis=1))
+    with pytest.raises(UserError, match=r"a\.csv: 2 columns are called acc_y; rename one"):
+        build_plain(tmp_path)
 
 
 def test_derived_values_beyond_float32_are_named(tmp_path: Path):

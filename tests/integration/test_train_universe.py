@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -182,6 +183,19 @@ def test_embeddings_of_all_symbols(run: Path, store: Path, tmp_path: Path):
         np.testing.assert_allclose(found[chosen], expected.numpy(), rtol=1e-4, atol=1e-6)
     (part,) = json.loads((tmp_path / "held/encode.json").read_text())["parts"]
     assert (part["symbol"], part["windows"]) == ("BBB", dataset.splits["hold_out"]["windows"]["BBB"])
+
+
+def test_live_bars_of_any_symbol_where_statistics_are_pooled(folder: Path, tmp_path: Path):
+    words = ["--config", "configs/test.yaml", "--store", str(tmp_path / "store"), *DATA, *HELD_OUT]
+    words.append("data.features.statistics=pooled")
+    build_cache([*words, "--data-dir", str(folder)], standalone_mode=False)
+    train([*words, "--run", str(tmp_path / "run"), "--fast-dev-run"], standalone_mode=False)
+    encoder, dataset = Encoder.load(tmp_path / "run"), open_dataset(tmp_path / "store", "test")
+    for symbol in ("AAA", "BBB"):  # one that trained, and one held out: no name is needed
+        bars = pd.read_parquet(folder / f"{symbol}.parquet").set_index("timestamp")
+        last = dataset.symbols[symbol].windows.array("time")[-1:]
+        embedding = encoder.encode({"m1": bars})
+        np.testing.assert_array_equal(embedding.numpy(), encode_at(encoder, dataset, last, 256, symbol).numpy())
 
 
 def test_a_split_without_windows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

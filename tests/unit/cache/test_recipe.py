@@ -9,6 +9,8 @@ from configs.loader import load_config
 
 NAME = "a name begins with a letter or a digit, goes on with letters, digits, . _ and -, and has at most 100 characters"
 
+NOT_AMONG = "which is not among timeframes = ['m1', 'm5', 'm15']; add it there, or take it out"
+
 
 def recipe(*overrides: str) -> Recipe:
     return load_config("configs/test.yaml", overrides).parse("data", Recipe)
@@ -27,7 +29,7 @@ def refusal(*overrides: str) -> str:
         (["data.timeframes=[m1, m1]"], "timeframes go from the base upwards, each once, but m1 stands before m1"),
         (
             ["data.timeframes=[m2, m15]", "data.source.files={m2: x}"],
-            "timeframe m15 is not a whole number of m2 bars",
+            "timeframe m15 is not a whole number of m2 bars; leave one of the two out",
         ),
         (
             ["data.timeframes=[m5, m15]"],
@@ -35,17 +37,19 @@ def refusal(*overrides: str) -> str:
         ),
         (
             ["data.source.files={h1: x}"],
-            "source.files names h1, which is not among timeframes = ['m1', 'm5', 'm15']",
+            f"source.files names h1, {NOT_AMONG}",
         ),
         (
             ["data.window.max_staleness={h1: 3h}"],
-            "window.max_staleness names h1, which is not among timeframes = ['m1', 'm5', 'm15']",
+            f"window.max_staleness names h1, {NOT_AMONG}",
         ),
         (
             ["data.window.seq_len={m1: 8, m5: 8, m15: 8, h1: 8}"],
-            "window.seq_len names h1, which is not among timeframes = ['m1', 'm5', 'm15']",
+            f"window.seq_len names h1, {NOT_AMONG}",
         ),
-        (["data.window.seq_len={m5: 8}"], "window.seq_len names no length for m1, m15"),
+        (["data.window.seq_len={m5: 8}"], "window.seq_len names no length for m1, m15; give one for each"),
+        (["data.window.seq_len=null"], "window says neither seq_len nor span; give one of them"),
+        (["data.split.val_fraction=null"], "split says neither val_fraction nor train_end; give one of them"),
         (
             ["data.window.span=60min"],
             "window.span = 60min is 4 bars of m15, fewer than window.min_bars = 8; lengthen the span or leave m15 out",
@@ -54,6 +58,32 @@ def refusal(*overrides: str) -> str:
 )
 def test_rules_between_keys(overrides: list[str], words: str):
     assert refusal(*overrides).endswith(f"configs/test.yaml: data: {words}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["data.source.files={m1: '{symbol}.csv', m5: m5.csv}"],
+            "files.m5 lacks the {symbol} that files.m1 has; every entry has it, or none",
+        ),
+        (
+            ["data.source.files={m1: '{symbol}.csv'}", "data.source.symbol_columns=[coin]"],
+            "symbols come from symbol_columns or from {symbol} in files, not from both; leave one out",
+        ),
+        (
+            ["data.source.symbol=EURUSD", "data.source.symbol_columns=[coin]"],
+            "symbol names one symbol, but the files hold several; leave it out",
+        ),
+        (
+            ["data.source.exclude=[BTC]"],
+            "exclude chooses among several symbols, but neither symbol_columns nor a {symbol} in files tells them "
+            "apart; give one of the two",
+        ),
+    ],
+)
+def test_rules_of_the_source(overrides: list[str], words: str):
+    assert refusal(*overrides).endswith(f"configs/test.yaml: data.source: {words}")
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def test_a_kind_that_is_none():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.source.labels=[subject]", "data.source: source names column subject twice; id, order, group and labels"),
-        ("data.source.binary.label=hand", "data.source: source.binary.label = hand is not among source.labels = ["),
-        ("data.source.binary.name=gesture", "data.source: source.binary.name = gesture is a label already; call it"),
+        ("data.source.labels=[subject]", "data.source: names column subject twice; id, order, group and labels"),
+        ("data.source.binary.label=hand", "data.source: binary.label = hand is not among labels = ["),
+        ("data.source.binary.name=gesture", "data.source: binary.name = gesture is a label already; call it"),
         (
             "data.fill=[forward]",
             "data: fill = ['forward'] must end with zero, or channels without any value stay empty",

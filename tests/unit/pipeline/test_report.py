@@ -9,12 +9,14 @@ import pytest
 from cache.reader import Dataset, open_dataset
 from cache.timeframes import DAY_NS
 from pipeline import report_coverage, report_features
+from pipeline.build import build
 from pipeline.certify import evidence_of
 from pipeline.report_coverage import HOUR_NS, column_days, cover, lasting, spans
 from pipeline.report_features import drift, sample, verdict
 from pipeline.report_split import opened
 from pipeline.report_view import prices_of, telling_window, unfinished
 from pipeline.series import BarSeries
+from tests.unit.pipeline.making import make_recipe, quiet
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +74,20 @@ def test_columns_are_few_and_lengths_of_time_readable():
 def test_candles_are_the_bars(dataset: Dataset, bars: dict[str, BarSeries], name: str, start: int):
     ((_, entries),) = dataset.symbols.items()
     prices = prices_of(entries.streams[name], start, start + 50)
-    assert prices is not None
     expected = bars[name].rows("ohlc", start, start + 50)
     if start:
         np.testing.assert_allclose(prices, expected, rtol=1e-6)
     else:  # the first bar stands for its own predecessor
         np.testing.assert_allclose(prices[1:], expected[1:], rtol=1e-6)
     assert opened(entries.streams[name], start) == bars[name].rows("open_time", start, start + 1)[0]
+
+
+def test_candles_of_a_dataset_of_prices_are_the_bars(simulated_dir: Path, tmp_path: Path):
+    dataset = build(make_recipe("features.set=price"), simulated_dir, tmp_path / "store", 2, quiet()).dataset
+    ((_, entries),), ((_, evidence),) = dataset.symbols.items(), evidence_of(dataset, tmp_path / "store").items()
+    for name, stream in entries.streams.items():
+        expected = evidence.bars[name].rows("ohlc", 400, 450)
+        np.testing.assert_allclose(prices_of(stream, 400, 450), expected, rtol=1e-6)
 
 
 def test_unfinished_bars_have_opened_and_not_closed(dataset: Dataset, bars: dict[str, BarSeries]):

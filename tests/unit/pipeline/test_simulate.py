@@ -189,11 +189,38 @@ def test_the_command_writes_the_file_and_names_the_next_step(tmp_path: Path):
     assert f"Next: bin/build-cache --config configs/demo.yaml --data-dir {folder}\n" in result.stdout
 
 
+def test_the_command_writes_a_universe_of_symbols_that_differ(tmp_path: Path):
+    words = ["--out", str(tmp_path), "--symbols", "3", "--rows", "2000", "--seed", "3"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "universe"
+    assert sorted(one.name for one in folder.iterdir()) == ["SIM0000", "SIM0001", "SIM0002"]
+    for number in range(3):
+        expected = simulate(tmp_path / "bars.parquet", 2_000, seed=3 + number)
+        assert pq.read_table(folder / f"SIM{number:04}" / "m1.parquet").equals(expected)
+    assert f"{folder}: 3 symbols of 2,000 rows, " in result.stdout
+    assert f"Next: bin/build-cache --config configs/universe.yaml --data-dir {tmp_path}\n" in result.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--rows", "0"], ["--seed", "-1"], []])
 def test_the_command_refuses_wrong_usage(tmp_path: Path, arguments: list[str]):
     out = ["--out", str(tmp_path / "data")] if arguments else []
     result = CliRunner().invoke(main, out + arguments)
     assert result.exit_code == 2
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--kind", "imu", "--rows", "90000"], "--rows does not go with --kind imu; leave one out"),
+        (["--kind", "imu", "--symbols", "3"], "--symbols does not go with --kind imu; leave one out"),
+        (["--sequences", "5"], "--sequences does not go with --kind bars; leave one out"),
+    ],
+)
+def test_what_is_said_of_another_kind_is_not_passed_over(tmp_path: Path, arguments: list[str], said: str):
+    result = CliRunner().invoke(main, ["--out", str(tmp_path / "data"), *arguments])
+    assert (result.exit_code, said in result.stderr) == (2, True)
     assert not (tmp_path / "data").exists()
 
 

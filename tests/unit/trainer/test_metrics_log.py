@@ -1,9 +1,11 @@
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
+from configs.errors import UserError
 from trainer.metrics_log import MetricsLog
 
 
@@ -24,6 +26,12 @@ def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     log.write({"kind": "train", "step": 1, "loss": 0.5})
     log.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"needs TensorBoard, which is not there: run bin/install viz, or leave it out"):
+        MetricsLog(tmp_path, 0, tensorboard=True).write({"kind": "train", "step": 1, "loss": 0.5})
 
 
 def test_scalars_for_tensorboard(tmp_path: Path) -> None:

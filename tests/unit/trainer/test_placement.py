@@ -111,7 +111,7 @@ def test_pooled_statistics_are_one_scale(tmp_path: Path, datasets: dict[str, Dat
         (tmp_path / f"{name}.parquet").symlink_to(Path(datasets["price"].data_dir) / f"{name}.parquet")
     overrides = ("source.files={m1: '{symbol}.parquet'}", "timeframes=[m1, m5]", "window.seq_len=16")
     pooled = build(make_recipe(*overrides, "features.statistics=pooled"), tmp_path, tmp_path / "s", 2, quiet()).dataset
-    assert list(pooled.entry.manifest["statistics"]) == ["*"]
+    assert pooled.per_symbol.scaled == ("*",)
     assert [tuple(scale.mean.shape) for scale in scales_of(pooled, "returns")] == [(1, 6)] * 2
     for symbol in pooled.symbols.values():
         for scale, stream in zip(scales_of(pooled, "returns"), symbol.streams.values(), strict=True):
