@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import measure
 from cache.entries import open_entry
 from cache.keys import Components
+from cache.per_symbol import read_per_symbol
 from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.writer import EntryWriter
@@ -58,28 +61,24 @@ def multiplied(store: Path, into: Path) -> Path:
         return new
 
     symbols = manifest["components"]["inputs"]
-    # those that are what their manifests say come first: the trainer opens some of them
-    names = [(f"{symbol}-{copy}" if copy else symbol, symbol, copy) for copy in range(TIMES) for symbol in symbols]
+    # names of copies sort behind those of simulated symbols, whose entries the trainer opens some of
     inputs = {
-        name: {
-            "windows": other("windows", symbols[symbol]["windows"], copy),
-            "streams": {tf: other("streams", key, copy) for tf, key in symbols[symbol]["streams"].items()},
+        f"copy {copy} of {symbol}" if copy else symbol: {
+            "windows": other("windows", keys["windows"], copy),
+            "streams": {tf: other("streams", key, copy) for tf, key in keys["streams"].items()},
         }
-        for name, symbol, copy in names
+        for copy in range(TIMES)
+        for symbol, keys in symbols.items()
     }
     components = Components("datasets", manifest["stage_version"], manifest["components"]["fields"], inputs)
-    for field in ("lengths", "weights", "purged", "statistics"):
-        manifest[field] = {name: manifest[field][symbol] for name, symbol, _ in names}
-    manifest["splits"] = {
-        part: {**bounds, "windows": {name: bounds["windows"][symbol] for name, symbol, _ in names}}
-        for part, bounds in manifest["splits"].items()
-    }
     kept = {
         k: v
         for k, v in manifest.items()
         if k not in ("format", "stage", "stage_version", "key", "components", "arrays", "built")
     }
     with EntryWriter(into, components) as entry:
+        for spec, values in read_per_symbol(dataset).arrays():
+            entry.array(spec).append(np.concatenate([values] * TIMES))
         entry.publish(**kept)
     (into / "refs").mkdir()
     (into / "refs/universe.json").write_bytes(canonical_json(sealed({**ref, "dataset": components.key})))

@@ -1,7 +1,8 @@
 """Checks of one entry, array, ref or memo, down to the last bit.
 
 Manifests, refs and memos carry their own MD5 and are written in one way only; an array's zarr.json is a function of the
-manifest, and the manifest has the MD5 of the array's file. So no byte of them changes unseen.
+manifest, and so is what follows the rows in its files; of the rows the manifest has the MD5s. So no byte of them
+changes unseen.
 """
 
 import errno
@@ -10,15 +11,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cache.entries import entry_path
 from cache.json_types import fault
 from cache.layout import (
     FORMAT,
+    PIECE_ROWS,
     ArraySpec,
     Shard,
     array_metadata,
@@ -57,7 +58,7 @@ class Body:
     file: Path
     spec: ArraySpec
     shard: Shard
-    md5: str
+    md5s: tuple[str, ...]
 
     @property
     def size(self) -> int:
@@ -81,9 +82,8 @@ def check_entry(store: Path, stage: str, key: str) -> tuple[list[Finding], list[
 def check_body(body: Body, advance: Callable[[int], object]) -> Finding | None:
     """The content of an array's file, read in blocks; `advance` hears of the bytes read."""
     try:
-        if _md5(body.file, body.size, advance) == body.md5:
-            return None
-        return Finding(body.file, _what_changed(body), _REMAKE, body.entry)
+        what = _what_changed(body, advance)
+        return Finding(body.file, what, _REMAKE, body.entry) if what else None
     except OSError as error:
         return unread(error, body.file, _REMAKE, body.entry)
 
@@ -148,8 +148,9 @@ def _entry_faults(path: Path, stage: str, key: str, bodies: list[Body]) -> Itera
                 yield Finding(metadata, _CHANGED, _REMAKE, path)
         except OSError as error:
             yield unread(error, metadata, _REMAKE, path)
-        for shard, md5 in zip(shards(rows), described["md5"], strict=True):
-            body = Body(path, body_path(path, name, 1 + len(spec.columns), shard.number), spec, shard, md5)
+        for shard in shards(rows):
+            md5s = tuple(described["md5"][piece] for piece in shard.pieces())
+            body = Body(path, body_path(path, name, 1 + len(spec.columns), shard.number), spec, shard, md5s)
             bodies.append(body)
             try:
                 found = body.file.stat().st_size
@@ -205,22 +206,25 @@ def _strangers(path: Path, known: set[Path]) -> Iterator[Finding]:
         yield unread(error, Path(error.filename))
 
 
-def _what_changed(body: Body) -> str:
-    """What is wrong with a file whose MD5 is not that of the manifest."""
-    size = body.file.stat().st_size
-    if size != body.size:
-        return _other_size(size, body)
-    rows = body.shard.rows * body.spec.row_bytes
-    missing = (body.shard.padded - body.shard.rows, *body.spec.columns)
-    padding = np.full(missing, body.spec.fill_value, body.spec.dtype).tobytes()
-    index = body.shard.index(body.spec.row_bytes)
-    if _md5(body.file, rows, lambda _: None, padding + index) != body.md5:
-        return "its rows have changed since they were written"
-    with body.file.open("rb") as file:
-        file.seek(rows)
-        in_padding, in_index = file.read(len(padding)) != padding, file.read() != index
-    parts = [name for name, changed in (("padding", in_padding), ("shard index", in_index)) if changed]
-    return f"its {' and '.join(parts)} changed since it was written; its rows are intact"
+def _what_changed(body: Body, advance: Callable[[int], object]) -> str:
+    """What of a file is not as it was written; "" for nothing."""
+    spec, left = body.spec, body.shard.rows
+    with body.file.open("rb", buffering=0) as file:
+        if (size := os.fstat(file.fileno()).st_size) != body.size:
+            return _other_size(size, body)
+        for md5 in body.md5s:
+            if _md5(file, min(left, PIECE_ROWS) * spec.row_bytes, advance) != md5:
+                return "its rows have changed since they were written"
+            left -= PIECE_ROWS
+        ending = file.read()
+    advance(len(ending))
+    index = body.shard.index(spec.row_bytes)
+    wanted = body.shard.ending(spec)
+    if ending == wanted:
+        return ""
+    whole = {"padding": ending[: -len(index)] == wanted[: -len(index)], "shard index": ending.endswith(index)}
+    changed = " and ".join(part for part, same in whole.items() if not same)
+    return f"its {changed} changed since it was written; its rows are intact"
 
 
 def _other_size(size: int, body: Body) -> str:
@@ -231,14 +235,12 @@ def _metadata_path(body: Body) -> Path:
     return body.entry / body.spec.name / "zarr.json"
 
 
-def _md5(path: Path, size: int, advance: Callable[[int], object], end: bytes = b"") -> str:
-    """MD5 of the first `size` bytes of a file followed by `end`, read in blocks, so that memory stays as it is."""
+def _md5(file: FileIO, size: int, advance: Callable[[int], object]) -> str:
+    """MD5 of the next `size` bytes of a file, read in blocks, so that memory stays as it is."""
     md5, left = hashlib.md5(usedforsecurity=False), size
-    block = memoryview(bytearray(_BLOCK))
-    with path.open("rb", buffering=0) as file:
-        while left and (count := file.readinto(block[: min(left, _BLOCK)])):
-            md5.update(block[:count])
-            left -= count
-            advance(count)
-    md5.update(end)
+    block = memoryview(bytearray(min(size, _BLOCK)))
+    while left and (count := file.readinto(block[: min(left, _BLOCK)])):
+        md5.update(block[:count])
+        left -= count
+        advance(count)
     return md5.hexdigest()

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Components:
     fields: dict[str, Any]
     inputs: dict[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """MD5 of the components, 32 hexadecimal digits."""
         return content_md5(self.as_dict())

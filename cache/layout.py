@@ -5,14 +5,18 @@
     <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
     <group>/<array>/c/1[/0] …         where there are more than SHARD_ROWS rows, which the files before hold
 
-A full shard never changes when rows are appended, so that a longer series shares those of a shorter one.
+A full shard never changes when rows are appended, so that a longer series shares those of a shorter one. Every
+PIECE_ROWS rows have an MD5, so that a longer series takes over those of full pieces too; what follows the rows in a
+file is a function of their number, and has none.
 
 Chunks divide the first axis only, so that Zarr's Morton order of inner chunks is C order. All of it is written by us:
 the body because appending to one shard through zarr-python rewrites it every time, the metadata because it is little
 and importing zarr-python is not. The tests read it with zarr-python, tensorstore and xarray.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,17 +26,19 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/5"
+FORMAT = "headstart/6"
 CARRIED = ("bars", "recordings", "splits", "statistics", "streams", "windows", "datasets")  # to other stores
 STAGES = (*CARRIED, "compiled")  # what torch.compile has made is read with pickle, and stays on its machine
 SOURCES = ("bars", "recordings")  # what source files held; training needs none of it …
 FITTED = ("splits", "statistics")  # … nor of what was found out about all of it
 SEQUENCES = "sequences"  # `components.fields.kind` of entries made of recordings; those made of bars have no kind
 SEQUENCE = "sequence"  # stands where bars have a timeframe: recordings make one stream …
-EVERY_SYMBOL = "*"  # whose statistics are pooled ones
+EVERY_SYMBOL = "*"  # whose statistics are pooled ones …
+POOLED = "every_symbol"  # … and the name of their first axis
 ALL_FOLDS = "all"  # … which serves all folds where nothing in it was fitted
 CHUNK_ROWS = 65_536
 SHARD_ROWS = 2 * CHUNK_ROWS  # of any row a whole number of pages, so that shards can be mapped one behind another
+PIECE_ROWS = 16_384  # divides a shard
 TIME_ATTRIBUTES = {
     "standard_name": "time",
     "units": "nanoseconds since 1970-01-01",
@@ -53,7 +59,7 @@ class ArraySpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.columns, dtype=np.int64))
+        return np.dtype(self.dtype).itemsize * math.prod(self.columns)
 
     @property
     def fill_value(self) -> float | int:
@@ -93,6 +99,15 @@ class Shard:
         """Size of the file: padded body, 16 bytes of index a slot, 4 bytes of checksum."""
         return self.padded * row_bytes + self.slots * 16 + 4
 
+    def pieces(self) -> range:
+        """Numbers of the pieces of the array that its rows are."""
+        return range(self.start // PIECE_ROWS, piece_count(self.start + self.rows))
+
+    def ending(self, spec: ArraySpec) -> bytes:
+        """What follows the rows: padding to whole chunks, and the index."""
+        padding = np.full((self.padded - self.rows, *spec.columns), spec.fill_value, spec.dtype)
+        return padding.tobytes() + self.index(spec.row_bytes)
+
     def index(self, row_bytes: int) -> bytes:
         """What ends the file: uint64 offset and length of each chunk, 2⁶⁴ − 1 for none, and their crc32c.
 
@@ -109,17 +124,28 @@ class Shard:
 @cache
 def shards(rows: int) -> tuple[Shard, ...]:
     """The files of an array of so many rows: one, or full ones of `SHARD_ROWS` and one with the rest."""
-    chunk = chunk_rows(rows)
+    return tuple(_shard(rows, number) for number in range(shard_count(rows)))
+
+
+def last_shard(rows: int) -> Shard:
+    """The last file of an array of so many rows."""
+    return _shard(rows, shard_count(rows) - 1)
+
+
+def _shard(rows: int, number: int) -> Shard:
+    chunk, start = chunk_rows(rows), number * SHARD_ROWS
     slots = (SHARD_ROWS if rows > SHARD_ROWS else padded_rows(rows)) // chunk
-    return tuple(
-        Shard(number, start, min(SHARD_ROWS, rows - start), chunk, slots)
-        for number, start in enumerate(range(0, rows, SHARD_ROWS))
-    )
+    return Shard(number, start, min(SHARD_ROWS, rows - start), chunk, slots)
 
 
 def body_path(entry: Path, name: str, ndim: int, shard: int = 0) -> Path:
     """A shard file of an array, which begins with the rows themselves."""
-    return entry / f"{name}/c/{shard}{'/0' * (ndim - 1)}"
+    return entry / body_name(name, ndim, shard)
+
+
+def body_name(name: str, ndim: int, shard: int = 0) -> str:
+    """Where it lies in its entry."""
+    return f"{name}/c/{shard}{'/0' * (ndim - 1)}"
 
 
 def chunk_rows(rows: int) -> int:
@@ -141,6 +167,17 @@ def shard_bytes(rows: int, row_bytes: int) -> int:
 def shard_count(rows: int) -> int:
     """Number of files of an array."""
     return -(-rows // SHARD_ROWS)
+
+
+def piece_count(rows: int) -> int:
+    """Number of MD5s of an array."""
+    return -(-rows // PIECE_ROWS)
+
+
+def piece_md5s(rows: bytes | memoryview, row_bytes: int) -> list[str]:
+    """MD5 of every piece of rows that begin with one: 32 hexadecimal digits each."""
+    size = PIECE_ROWS * row_bytes
+    return [hashlib.md5(rows[at : at + size], usedforsecurity=False).hexdigest() for at in range(0, len(rows), size)]
 
 
 def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
@@ -174,4 +211,4 @@ def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def metadata_bytes(metadata: dict[str, Any]) -> bytes:
     """A `zarr.json` as it is written: a function of its content, so that every byte of it can be checked."""
-    return json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(metadata, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from cache.entries import StoreError, entry_exists
+from cache.entries import StoreError, entry_exists, entry_path
 from cache.keys import Components
 from cache.refs import check_folder
 
@@ -41,7 +41,7 @@ def key_lock(store: Path, stage: str, key: str, waiting: Waiting = _nothing) -> 
     path = store / "locks" / f"{stage}-{key}.lock"
     with _lock(path, fcntl.LOCK_EX, waiting):
         yield not entry_exists(store, stage, key)
-        if entry_exists(store, stage, key):
+        if (entry_path(store, stage, key) / "zarr.json").exists():
             path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
 
 
@@ -77,8 +77,12 @@ def removing(store: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock(path: Path, how: int, waiting: Waiting) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    try:
+        file = path.open("ab")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    with file:
         while True:
             try:
                 fcntl.flock(file, how | fcntl.LOCK_NB)

@@ -1,6 +1,5 @@
 """Packs what a dataset was made from: entries in the compressed profile, each array checked against its MD5."""
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +14,7 @@ from cache.compress import chunk_names, pack_block, packed_metadata
 from cache.console import Console
 from cache.contents import Id, inputs
 from cache.entries import Entry, StoreError, open_entry
-from cache.layout import ArraySpec, body_path, metadata_bytes, shards
+from cache.layout import ArraySpec, body_path, metadata_bytes, piece_md5s, shards
 from cache.locks import REMOVER, building
 from cache.members import member
 from cache.parallel import Advance, in_turn
@@ -71,22 +70,30 @@ def entry_members(entry: Entry, pool: ThreadPoolExecutor, ahead: int, advance: A
 def _checked_blocks(entry: Entry, spec: ArraySpec, rows: int, advance: Advance) -> Iterator[NDArray[Any]]:
     """The rows of an array's files in blocks [chunk rows, width], padding included.
 
-    Raises StoreError when the MD5 of a file is another than that of the manifest.
+    Raises StoreError when the MD5 of rows is another than that of the manifest, or when they are not followed by what
+    should follow them.
     """
-    for shard, known in zip(shards(rows), entry.manifest["arrays"][spec.name]["md5"], strict=True):
+    known = entry.manifest["arrays"][spec.name]["md5"]
+    for shard in shards(rows):
         path = body_path(entry.path, spec.name, 1 + len(spec.columns), shard.number)
-        md5, size = hashlib.md5(usedforsecurity=False), shard.chunk * spec.row_bytes
+        size, md5s = shard.chunk * spec.row_bytes, [known[piece] for piece in shard.pieces()]
+        ending = memoryview(shard.ending(spec))
         with path.open("rb") as file:
-            for _ in range(shard.padded // shard.chunk):
-                data = file.read(size)
-                md5.update(data)
-                if len(data) < size:
-                    break
+            for start in range(0, shard.rows, shard.chunk):
+                data = memoryview(file.read(size))
+                in_rows = min(shard.rows - start, shard.chunk) * spec.row_bytes
+                found = piece_md5s(data[:in_rows], spec.row_bytes)
+                if len(data) < size or found != md5s[: len(found)] or data[in_rows:] != ending[: size - in_rows]:
+                    raise _damaged(path)
+                md5s = md5s[len(found) :]
                 yield np.frombuffer(data, spec.dtype).reshape(shard.chunk, -1)
                 advance(len(data))
-            md5.update(file.read())
-        if md5.hexdigest() != known:
-            raise StoreError(
-                f"{path}: damaged, its MD5 is not that of the manifest; the dataset was not exported. `bin/cache "
-                "verify` finds all that is damaged, with --repair removes it, and bin/build-cache then makes it again"
-            )
+            if file.read() != ending[shard.padded * spec.row_bytes - shard.rows * spec.row_bytes :]:
+                raise _damaged(path)
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(
+        f"{path}: damaged, its MD5 is not that of the manifest; the dataset was not exported. `bin/cache "
+        "verify` finds all that is damaged, with --repair removes it, and bin/build-cache then makes it again"
+    )

@@ -80,25 +80,16 @@ def universe_of(dataset: Dataset, fold: int | None = None) -> Universe:
         return _of_fold(dataset, part_of(dataset, fold))
     if fold is not None:
         raise UserError(f"{dataset.name} is made of bars, which are split by time and have no folds; leave it out")
-    manifest, symbols = dataset.entry.manifest, tuple(dataset.symbols)
-    entries = dataset.symbols[symbols[0]]
-    lengths = [manifest["lengths"][symbol] for symbol in symbols]
-    rows = np.array([[one["windows"], *one["streams"]] for one in lengths], np.int64)
-    first = np.concatenate([[0], rows[:, 0].cumsum()])
-    parts = {
-        name: np.array([bounds["windows"][symbol] for symbol in symbols], np.int64) + first[:-1, None]
-        for name, bounds in dataset.splits.items()
-    }
-    store, keys = dataset.entry.path.parents[1], manifest["components"]["inputs"]
-    folders = {"windows": [f"{store}/windows/{keys[symbol]['windows']}" for symbol in symbols]}
-    folders |= {
-        name: [f"{store}/streams/{keys[symbol]['streams'][name]}" for symbol in symbols] for name in dataset.timeframes
-    }
-    weights = np.array([manifest["weights"][symbol] for symbol in symbols])
-    arrays = Rows(
-        folders, dict(zip(folders, rows.T, strict=True)), _kinds({"windows": entries.windows, **entries.streams})
-    )
-    return Universe(symbols, first, parts, weights, entries.streams, arrays)
+    known = dataset.per_symbol
+    entries = dataset.symbols[known.names[0]]
+    first = np.concatenate([[0], known.windows.cumsum()])
+    parts = {name: part + first[:-1, None] for name, part in known.parts.items()}
+    store, keys = dataset.entry.path.parents[1], dataset.entry.manifest["components"]["inputs"].values()
+    folders = {"windows": [f"{store}/windows/{of['windows']}" for of in keys]}
+    folders |= {name: [f"{store}/streams/{of['streams'][name]}" for of in keys] for name in dataset.timeframes}
+    lengths = dict(zip(folders, (known.windows, *known.rows.T), strict=True))
+    arrays = Rows(folders, lengths, _kinds({"windows": entries.windows, **entries.streams}))
+    return Universe(known.names, first, parts, known.weight, entries.streams, arrays)
 
 
 def _of_fold(dataset: Dataset, part: Part) -> Universe:

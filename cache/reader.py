@@ -6,11 +6,13 @@ streams; all other content is checked by `bin/cache verify`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.entries import Entry, StoreError, open_entry
+from cache.entries import Entry, open_entry, unfit
 from cache.layout import SEQUENCE, SEQUENCES, body_path
+from cache.per_symbol import PerSymbol, read_per_symbol, splits_of
 from cache.refs import read_ref
 from cache.schema import stage_fault
 
@@ -48,13 +50,18 @@ class Dataset:
         """Window length in bars, per timeframe."""
         return dict(self.entry.manifest["seq_len"])
 
-    @property
+    @cached_property
+    def per_symbol(self) -> PerSymbol:
+        """What a dataset of bars knows of its symbols."""
+        return read_per_symbol(self.entry)
+
+    @cached_property
     def splits(self) -> dict[str, Any]:
         """Bounds of `train` and `val` in a dataset of bars.
 
         `splits[part]["windows"][symbol]` is the half-open range of the windows of a part.
         """
-        return dict(self.entry.manifest["splits"])
+        return splits_of(self.entry.manifest["splits"], self.per_symbol)
 
     @property
     def kind(self) -> str:
@@ -68,23 +75,35 @@ class Dataset:
 
 
 class Symbols(Mapping[str, SymbolEntries]):
-    """The entries of every symbol of a dataset, each opened and checked when it is asked for first."""
+    """The entries of every symbol of a dataset, each opened and checked when it is asked for first.
+
+    Raises StoreError, also where what the dataset knows of its symbols is impossible.
+    """
 
     def __init__(self, store: Path, dataset: Entry) -> None:
         self._store, self._dataset = store, dataset
-        self._names: dict[str, Any] = dataset.manifest["components"]["inputs"]
+        _check_stage(dataset)
+        self._known = None if _of_sequences(dataset) else read_per_symbol(dataset)
+        self._numbers = {name: k for k, name in enumerate(dataset.manifest["components"]["inputs"])}
         self._open: dict[str, SymbolEntries] = {}
 
     def __getitem__(self, symbol: str) -> SymbolEntries:
         if symbol not in self._open:
-            self._open[symbol] = open_symbol(self._store, self._dataset, symbol)
+            found, k = _open_symbol(self._store, self._dataset, symbol), self._numbers[symbol]
+            if self._known:
+                counted = [int(self._known.windows[k]), *self._known.rows[k].tolist()]
+                there = [found.windows.shape("time")[0], *(one.shape("values")[0] for one in found.streams.values())]
+                if counted != there:
+                    what = f"it counts {counted} windows and rows of {symbol}, which has {there}"
+                    raise unfit(self._dataset.path, what)
+            self._open[symbol] = found
         return self._open[symbol]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._numbers)
 
 
 def open_dataset(store: str | Path, name: str) -> Dataset:
@@ -96,48 +115,39 @@ def open_dataset(store: str | Path, name: str) -> Dataset:
     store = Path(store)
     ref = read_ref(store, name)
     entry = open_entry(store, "datasets", ref["dataset"])
-    _check_stage(entry)
-    symbols: Mapping[str, SymbolEntries] = Symbols(store, entry)
+    symbols = Symbols(store, entry)
     if len(symbols) <= AT_ONCE:
-        symbols = open_symbols(store, entry)
+        dict(symbols)  # opens each
     return Dataset(name, entry, ref["recipe"], ref["data_dir"], symbols)
 
 
 def open_symbols(store: Path, dataset: Entry) -> dict[str, SymbolEntries]:
     """The windows and streams of a dataset, checked against it and each other. Raises StoreError."""
-    _check_stage(dataset)
-    return {symbol: open_symbol(store, dataset, symbol) for symbol in dataset.manifest["components"]["inputs"]}
+    return dict(Symbols(store, dataset))
 
 
-def open_symbol(store: Path, dataset: Entry, symbol: str) -> SymbolEntries:
-    """The same for one symbol of a dataset whose manifest is known to be of its stage."""
+def _of_sequences(dataset: Entry) -> bool:
+    return bool(dataset.manifest["components"]["fields"].get("kind") == SEQUENCES)
+
+
+def _open_symbol(store: Path, dataset: Entry, symbol: str) -> SymbolEntries:
     manifest, keys = dataset.manifest, dataset.manifest["components"]["inputs"][symbol]
-    of_sequences = manifest["components"]["fields"].get("kind") == SEQUENCES
     windows = open_entry(store, "windows", keys["windows"])
-    names = keys["streams"] if of_sequences else manifest["timeframes"]
+    names = keys["streams"] if _of_sequences(dataset) else manifest["timeframes"]
     streams = {name: open_entry(store, "streams", keys["streams"][name]) for name in names}
     for one in (windows, *streams.values()):
         _check_stage(one)
     if any(windows.manifest[field] != manifest[field] for field in ("timeframes", "seq_len")):
-        raise _unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
-    parts = (
-        [f["windows"] for f in manifest["folds"]]
-        if of_sequences
-        else [part["windows"][symbol] for part in manifest["splits"].values()]
-    )
-    if (last := max(stop for _, stop in parts)) > windows.shape("time")[0]:
-        raise _unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
-    if not of_sequences:
-        found = {"windows": windows.shape("time")[0], "streams": [s.shape("values")[0] for s in streams.values()]}
-        if found != manifest["lengths"][symbol]:
-            raise _unfit(dataset.path, f"it counts {manifest['lengths'][symbol]} rows of {symbol}, which has {found}")
+        raise unfit(windows.path, f"its timeframes or lengths are not those of {dataset.path}")
+    if (last := max((fold["windows"][1] for fold in manifest.get("folds", ())), default=0)) > windows.shape("time")[0]:
+        raise unfit(dataset.path, f"it counts {last:,} windows of {symbol}, but {windows.path} has fewer")
     _check_ends(windows, streams)
     return SymbolEntries(windows, streams)
 
 
 def _check_stage(entry: Entry) -> None:
     if wrong := stage_fault(entry.path.parent.name, entry.manifest):
-        raise _unfit(entry.path, f"its manifest does not say what it should: {wrong}")
+        raise unfit(entry.path, f"its manifest does not say what it should: {wrong}")
 
 
 def _check_ends(windows: Entry, streams: dict[str, Entry]) -> None:
@@ -153,12 +163,4 @@ def _check_ends(windows: Entry, streams: dict[str, Entry]) -> None:
         if not length <= low <= high <= rows:
             file = body_path(windows.path, "ends", 2)
             what = f"its windows end at {'rows' if SEQUENCE in lengths else 'bars'} {low:,} to {high:,} of {name}"
-            raise _unfit(file, f"{what}, which has {rows:,}; a window has {length:,}")
-
-
-def _unfit(path: Path, what: str) -> StoreError:
-    """An error for what a build would take as it is, because only its content is wrong."""
-    return StoreError(
-        f"{path}: damaged, {what}. `bin/cache verify --repair` finds and removes what is damaged, and bin/build-cache "
-        "then makes it again; nothing else is lost"
-    )
+            raise unfit(file, f"{what}, which has {rows:,}; a window has {length:,}")

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from cache import sequence_schema
 from cache.json_types import fault
-from cache.layout import EVERY_SYMBOL, FITTED, SEQUENCES, array_spec, shard_bytes, shard_count
+from cache.layout import FITTED, POOLED, SEQUENCES, array_spec, piece_count, shard_bytes
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _SEQ_LEN = {str: int}
@@ -69,19 +67,11 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "datasets": {
         "timeframes": [str],
         "seq_len": _SEQ_LEN,
-        "splits": {
-            "train": {"until": int, "windows": {str: (int, int)}},
-            "val": {"from": int, "windows": {str: (int, int)}},
-            "hold_out?": {"from": int, "windows": {str: (int, int)}},
-        },
+        "splits": {"train": {"until": int}, "val": {"from": int}, "hold_out?": {"from": int}},
         "features": [str],
         "own?": _OWN,
-        "statistics": {str: {"mean": list, "std": list}},
         "longest_gap": {str: int},
-        "lengths": {str: {"windows": int, "streams": [int]}},
-        "weights": {str: float},
         "left_out": {str: str},
-        "purged": {str: int},
         "recipe": dict,
         "warnings?": [str],
         "consistency?": dict,
@@ -94,7 +84,15 @@ _ARRAYS = {  # dtype and number of axes
     "windows": {"ends": ("<i4", 2), "time": ("<i8", 1)},
     "splits": {},
     "statistics": {},
-    "datasets": {},
+    "datasets": {
+        "windows": ("<i8", 1),
+        "rows": ("<i8", 2),
+        "weight": ("<f8", 1),
+        "train": ("<i8", 2),
+        "val": ("<i8", 2),
+        "mean": ("<f8", 3),
+        "std": ("<f8", 3),
+    },
     "compiled": {"artifacts": ("|u1", 1)},
 }
 
@@ -123,7 +121,7 @@ def stage_fault(stage: str, manifest: dict[str, Any]) -> str:
             return f"arrays.{name} is missing"
         if (arrays[name]["dtype"], len(arrays[name]["shape"])) != (dtype, axes):
             return f"arrays.{name} is not {dtype} of {axes} axes"
-    if stage != "recordings" and len({described["shape"][0] for described in arrays.values()}) > 1:
+    if stage not in ("recordings", "datasets") and len({described["shape"][0] for described in arrays.values()}) > 1:
         return "the arrays differ in their number of rows"
     return next(contradictions(manifest), "")
 
@@ -134,7 +132,7 @@ def _array_fault(name: str, described: Any) -> str:
         known = spec.dtype == described["dtype"] and spec.dtype[0] in "<|" and spec.dtype[1] in "iuf"
         sound = known and name.isidentifier()
         known_size = min((rows, *spec.columns)) > 0 and described["bytes"] == shard_bytes(rows, spec.row_bytes)
-        if sound and known_size and len(described["md5"]) == shard_count(rows):
+        if sound and known_size and len(described["md5"]) == piece_count(rows):
             return ""
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         pass
@@ -165,39 +163,24 @@ def _windows(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _datasets(manifest: dict[str, Any]) -> Iterator[str]:
-    symbols = manifest["components"]["inputs"]
-    if not symbols or not manifest["timeframes"]:
+    symbols, timeframes = manifest["components"]["inputs"], manifest["timeframes"]
+    if not symbols or not timeframes:
         yield "there is no symbol, or no timeframe"
+    if list(symbols) != sorted(symbols):
+        yield "components.inputs are not in the order of the symbols' names"
     yield from _lengths(manifest)
-    if list(manifest["longest_gap"]) != manifest["timeframes"][1:]:
+    if list(manifest["longest_gap"]) != timeframes[1:]:
         yield "longest_gap is not of the timeframes but the base"
-    if list(manifest["statistics"]) not in ([EVERY_SYMBOL], list(symbols)):
-        yield "statistics are not of the symbols"
-    shape = len(manifest["timeframes"]), len(manifest["features"])
-    for symbol, moments in manifest["statistics"].items():
-        if not all(_is_table(moment, shape) for moment in moments.values()):
-            yield f"statistics.{symbol} are not of the timeframes and features"
     for symbol, keys in symbols.items():
-        if list(keys["streams"]) != manifest["timeframes"]:
+        if list(keys["streams"]) != timeframes:
             yield f"components.inputs.{symbol}.streams are not of the timeframes"
-        if manifest["weights"].get(symbol, 0) <= 0:
-            yield f"weights.{symbol} is not above 0"
-        for part, bounds in manifest["splits"].items():
-            start, stop = bounds["windows"].get(symbol, (0, -1))
-            if not 0 <= start <= stop:
-                yield f"splits.{part}.windows.{symbol} is not a range of windows"
-        lengths = manifest["lengths"].get(symbol, {"streams": ()})
-        if len(lengths["streams"]) != len(manifest["timeframes"]):
-            yield f"lengths.{symbol} are not of the timeframes"
-
-
-def _is_table(rows: list[Any], shape: tuple[int, int]) -> bool:
-    """Whether these are so many rows of so many numbers; thousands of symbols have hundreds of thousands of them."""
-    try:
-        table = np.array(rows)
-    except ValueError:
-        return False
-    return table.shape == shape and table.dtype.kind in "if"
+    count, parts, moments = len(symbols), manifest["splits"], [len(timeframes), len(manifest["features"])]
+    shapes = {"windows": ["<i8", count], "rows": ["<i8", count, len(timeframes)], "weight": ["<f8", count]}
+    shapes |= {part: ["<i8", count, 2] for part in parts}
+    pooled = manifest["arrays"]["mean"]["dims"][0] == POOLED
+    shapes |= {moment: ["<f8", 1 if pooled else count, *moments] for moment in ("mean", "std")}
+    if {name: [array["dtype"], *array["shape"]] for name, array in manifest["arrays"].items()} != shapes:
+        yield "the arrays are not of its symbols, timeframes and features, and of the parts of its split"
 
 
 def _lengths(manifest: dict[str, Any]) -> Iterator[str]:

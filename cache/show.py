@@ -1,5 +1,6 @@
 """One dataset of bars in words, and as JSON."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,10 @@ def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: 
         described = _described(bars)
         yield f"  bars of {described['origin']}"
         if described["recognised"]:
-            columns = (f"{name}: {_in_words(column)}" for name, column in described["recognised"].items())
+            columns = (f"{name}: {column}" for name, column in described["recognised"].items())
             yield f"    recognised {', '.join(columns)}"
-        if described["repaired"]:
-            yield f"    repaired {_in_words(described['repaired'])}"
+        for fault, change in described["repaired"].items():
+            yield f"    repaired {fault}: rows {change['rows']:,}, first row {change['first_row']:,}"
         yield from (f"    {remark}" for remark in described["remarks"])
 
 
@@ -129,15 +130,13 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
     for symbol, entries in dataset.symbols.items():
         counts, time = _counts(dataset, symbol, entries), entries.windows.array("time")
         bars = [_described(one) for one in sources_of(entries.windows, store)]
-        repaired: dict[str, int] = {}
+        repaired = Counter[str]()
         for one in bars:
-            for rule, count in _flat(one["repaired"]):
-                repaired[rule] = repaired.get(rule, 0) + count
+            repaired.update({fault: change["rows"] for fault, change in one["repaired"].items()})
+        rows_of = ", ".join(f"{fault} {count:,}" for fault, count in repaired.items())
         columns = [f"{counts[name]:,}" for name in ("windows", "train", "val", "purged")]
         ends = [format_time(time[at])[:10] for at in (0, -1)]
-        rows.append(
-            (symbol, *columns, *ends, _in_words(repaired) or "-", str(sum(len(one["remarks"]) for one in bars)))
-        )
+        rows.append((symbol, *columns, *ends, rows_of or "-", str(sum(len(one["remarks"]) for one in bars))))
     header = ("symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks")
     yield from table([header, *rows], right={1, 2, 3, 4, 8})
     yield f"{len(rows):,} symbols; where their entries lie, and all remarks: bin/cache show {dataset.name} --json"
@@ -146,8 +145,8 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
 def _counts(dataset: Dataset, symbol: str, entries: SymbolEntries) -> dict[str, int]:
     ranges = {part: bounds["windows"][symbol] for part, bounds in dataset.splits.items()}
     counts = {part: stop - start for part, (start, stop) in ranges.items()}
-    purged = dataset.entry.manifest["purged"].get(symbol, 0)
-    return {"windows": entries.windows.shape("time")[0], **counts, "purged": purged}
+    windows = entries.windows.shape("time")[0]
+    return {"windows": windows, **counts, "purged": windows - sum(counts.values())}
 
 
 def sources_of(windows: Entry, store: Path) -> Iterator[Entry]:
@@ -168,26 +167,3 @@ def _described(bars: Entry) -> dict[str, Any]:
         "remarks": bars.manifest.get("remarks", []),
         **known,
     }
-
-
-def _in_words(value: Any) -> str:
-    """A value from JSON in one line: `high 3, low 1`."""
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{name} ({_in_words(one)})" if isinstance(one, dict) else f"{name} {_in_words(one)}"
-            for name, one in value.items()
-        )
-    if isinstance(value, list):
-        return ", ".join(map(_in_words, value))
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _flat(repaired: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Counts by rule, whatever they are nested in."""
-    for rule, count in repaired.items():
-        if isinstance(count, dict):
-            yield from _flat(count)
-        elif isinstance(count, int):
-            yield rule, count

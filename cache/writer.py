@@ -17,19 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.entries import Entry, StoreError, entry_path
-from cache.files import share, sync
+from cache.files import copy_beginning, share, sync
 from cache.keys import Components
 from cache.layout import (
     FORMAT,
+    PIECE_ROWS,
     SHARD_ROWS,
     VERSION,
     ArraySpec,
     array_metadata,
     body_path,
     group_metadata,
+    last_shard,
     metadata_bytes,
     shard_bytes,
-    shards,
 )
 from cache.seal import sealed
 
@@ -41,49 +42,60 @@ class ArrayWriter:
         self.spec = spec
         self.rows = 0
         self._entry, self._synced = entry, synced
-        self._md5s: list[str] = []  # of the shards that are done
+        self._md5s: list[str] = []  # of full pieces
+        self._md5 = _new_md5()  # of the rows after them
         self._file: BinaryIO | None = None
+        for folder in (entry / spec.name, entry / spec.name / "c"):
+            folder.mkdir()
 
     def append(self, block: NDArray[Any]) -> None:
         """Add rows: `block` is [n, *columns] of the array's dtype."""
         assert block.dtype == np.dtype(self.spec.dtype), (block.dtype, self.spec)
         assert block.shape[1:] == self.spec.columns, (block.shape, self.spec)
-        while len(block):
-            part = block[: SHARD_ROWS * (1 + len(self._md5s)) - self.rows]
-            self._write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-            self.rows += len(part)
-            block = block[len(part) :]
-            if self.rows == SHARD_ROWS * (1 + len(self._md5s)):
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+        while data:
+            part = data[: (PIECE_ROWS - self.rows % PIECE_ROWS) * self.spec.row_bytes]
+            self._write(part)
+            self._md5.update(part)
+            self.rows += len(part) // self.spec.row_bytes
+            data = data[len(part) :]
+            if self.rows % PIECE_ROWS == 0:
+                self._finish_piece()
+            if self.rows % SHARD_ROWS == 0:
                 self._finish_shard()
 
     def begin_with(self, earlier: Entry) -> None:
         """Take the rows of an entry that this one continues: its full shards are shared, the other rows copied.
 
-        Raises StoreError when those are damaged: the new MD5 would hide it. Of full shards the MD5 stays.
+        The MD5s of full pieces stay as they are, so that of damage in them nothing is hidden. Raises StoreError when
+        there is any in the rows after them, whose MD5 will be another.
         """
         assert not self.rows, self.spec
-        name, rows = self.spec.name, earlier.shape(self.spec.name)[0]
-        for shard, md5 in enumerate(earlier.manifest["arrays"][name]["md5"][: rows // SHARD_ROWS]):
-            path = self._path(shard)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            share(body_path(earlier.path, name, 1 + len(self.spec.columns), shard), path)
-            self._md5s.append(md5)
-            self.rows += SHARD_ROWS
-        if rows > self.rows:
-            path = body_path(earlier.path, name, 1 + len(self.spec.columns), rows // SHARD_ROWS)
-            data = path.read_bytes()
-            if hashlib.md5(data, usedforsecurity=False).hexdigest() != earlier.manifest["arrays"][name]["md5"][-1]:
-                raise StoreError(
-                    f"{path}: damaged, its MD5 is not that of the manifest. `bin/cache verify --repair` removes its "
-                    "entry, and bin/build-cache then makes all anew"
-                )
-            width = self.spec.row_bytes // np.dtype(self.spec.dtype).itemsize
-            flat = np.frombuffer(data, self.spec.dtype, (rows - self.rows) * width)
-            self.append(flat.reshape(-1, *self.spec.columns))
+        rows, md5s = earlier.shape(self.spec.name)[0], earlier.manifest["arrays"][self.spec.name]["md5"]
+        for number in range(rows // SHARD_ROWS):
+            share(self._path(number, earlier.path), self._place(number))
+        kept = rows // PIECE_ROWS * PIECE_ROWS
+        self.rows, self._md5s = kept, md5s[: kept // PIECE_ROWS]
+        if not rows % SHARD_ROWS:
+            return
+        path = self._path(rows // SHARD_ROWS, earlier.path)
+        begin = kept % SHARD_ROWS * self.spec.row_bytes
+        copy_beginning(path, self._new_file(), begin)
+        with path.open("rb") as file:
+            file.seek(begin)
+            rest = file.read((rows - kept) * self.spec.row_bytes)
+        self.append(np.frombuffer(rest, self.spec.dtype).reshape(-1, *self.spec.columns))
+        if rows > kept and self._md5.hexdigest() != md5s[-1]:
+            raise StoreError(
+                f"{path}: damaged, its MD5 is not that of the manifest. `bin/cache verify --repair` removes its "
+                "entry, and bin/build-cache then makes all anew"
+            )
 
     def finish(self) -> dict[str, Any]:
         """Pad, add the index, sync and close; the array's part of the manifest."""
         spec = self.spec
+        if self.rows % PIECE_ROWS:
+            self._finish_piece()
         if self._file:
             self._finish_shard()
         return {
@@ -102,29 +114,39 @@ class ArrayWriter:
                 self._file.close()
             self._file = None
 
-    def _path(self, shard: int) -> Path:
-        return body_path(self._entry, self.spec.name, 1 + len(self.spec.columns), shard)
+    def _path(self, shard: int, entry: Path) -> Path:
+        return body_path(entry, self.spec.name, 1 + len(self.spec.columns), shard)
+
+    def _place(self, shard: int) -> Path:
+        """Where a new file goes; its folder is there."""
+        path = self._path(shard, self._entry)
+        if self.spec.columns:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _new_file(self) -> BinaryIO:
+        self._file = self._place(self.rows // SHARD_ROWS).open("wb")
+        return self._file
 
     def _write(self, data: bytes | memoryview) -> None:
-        if not self._file:
-            path = self._path(len(self._md5s))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-            self._md5 = hashlib.md5(usedforsecurity=False)
-        self._file.write(data)
-        self._md5.update(data)
+        (self._file or self._new_file()).write(data)
+
+    def _finish_piece(self) -> None:
+        self._md5s.append(self._md5.hexdigest())
+        self._md5 = _new_md5()
 
     def _finish_shard(self) -> None:
-        spec, shard = self.spec, shards(self.rows)[-1]
-        self._write(np.full((shard.padded - shard.rows, *spec.columns), spec.fill_value, spec.dtype).tobytes())
-        self._write(shard.index(spec.row_bytes))
+        self._write(last_shard(self.rows).ending(self.spec))
         assert self._file
         self._file.flush()
         if self._synced:
             os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
-        self._md5s.append(self._md5.hexdigest())
+
+
+def _new_md5() -> "hashlib._Hash":
+    return hashlib.md5(usedforsecurity=False)
 
 
 class EntryWriter:
@@ -142,7 +164,8 @@ class EntryWriter:
 
     def __enter__(self) -> "EntryWriter":
         for left_over in (self._temporary, self._final):  # we hold the lock, and there is no entry: a killed builder's
-            shutil.rmtree(left_over, ignore_errors=True)
+            if left_over.exists():
+                shutil.rmtree(left_over, ignore_errors=True)
         self._temporary.mkdir(parents=True)
         return self
 
@@ -199,7 +222,8 @@ class EntryWriter:
     def __exit__(self, *failure: object) -> None:
         for writer in self._arrays:
             writer.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._temporary.exists():
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _write_metadata(directory: Path, metadata: dict[str, Any]) -> None:

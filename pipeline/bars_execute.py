@@ -181,7 +181,10 @@ def _build_statistics(node: Node, recipe: Recipe, store: Path, entry: EntryWrite
 
 def _build_dataset(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, advance: Advance) -> None:
     before = entry_before("datasets", node.earlier, recipe.base, store)
-    entry.publish(**describe_dataset(recipe, node.components.inputs, node.left_out, store, before))
+    manifest, known = describe_dataset(recipe, node.components.inputs, node.left_out, store, before)
+    for spec, values in known.arrays():
+        entry.array(spec).append(values)
+    entry.publish(**manifest)
     advance(1)
 
 

@@ -1,6 +1,6 @@
 """What the certificate of an earlier dataset has proved, and what of it holds for one whose symbols go on from there.
 
-It holds for the windows, and the bars they rest on, that are the same to the byte in both: full shards by their MD5s,
+It holds for the windows, and the bars they rest on, that are the same to the byte in both: full pieces by their MD5s,
 the other rows by comparison. Only what follows them has to be proved anew.
 """
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.entries import Entry, StoreError, open_entry
-from cache.layout import SHARD_ROWS
+from cache.layout import PIECE_ROWS
+from cache.per_symbol import read_per_symbol, splits_of
 from pipeline.certify_evidence import Evidence, Proved
 from pipeline.series import BarSeries
 
@@ -23,7 +24,11 @@ def with_proved(
     found = dict(symbols)
     if earlier is None or not earlier.manifest["certificate"]["passed"]:
         return found
-    then, inputs = earlier.manifest["splits"], earlier.manifest["components"]["inputs"]
+    inputs = earlier.manifest["components"]["inputs"]
+    try:
+        then = splits_of(earlier.manifest["splits"], read_per_symbol(earlier))
+    except StoreError:
+        return found
     if _instants(then) != _instants(splits) or list(inputs) != list(symbols):
         return found
     for symbol, evidence in symbols.items():
@@ -67,10 +72,10 @@ def _same_rows(now: Entry, then: Entry, arrays: Iterable[str]) -> bool:
     """Whether arrays begin with those of another entry."""
     for name in arrays:
         rows = then.shape(name)[0]
-        full = rows // SHARD_ROWS
+        full = rows // PIECE_ROWS
         md5s = [entry.manifest["arrays"][name]["md5"][:full] for entry in (now, then)]
         if now.shape(name)[0] < rows or md5s[0] != md5s[1]:
             return False
-        if now.rows(name, full * SHARD_ROWS, rows).tobytes() != then.rows(name, full * SHARD_ROWS, rows).tobytes():
+        if now.rows(name, full * PIECE_ROWS, rows).tobytes() != then.rows(name, full * PIECE_ROWS, rows).tobytes():
             return False
     return True

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.entries import Entry
+from cache.layout import EVERY_SYMBOL
+from cache.recipe import Recipe
 from pipeline.features import FeatureSet, feature_set
 from pipeline.series import BarSeries
 
@@ -59,8 +61,13 @@ class Evidence:
 
         No map is kept: the pages a search touches, megabytes of them, count as the process's memory until it is gone.
         """
-        arrays = (entry.array(name) for entry in self.bars[timeframe].entries)
-        return sum(int(np.searchsorted(array, instant, side=side)) for array in arrays)
+        count = 0
+        for entry in self.bars[timeframe].entries:
+            if entry.manifest["last_close"] < instant:  # all of it
+                count += entry.shape(name)[0]
+            elif entry.manifest["first_open"] <= instant:
+                count += int(np.searchsorted(entry.array(name), instant, side=side))
+        return count
 
     def derived(self, timeframe: str) -> bool:
         """Whether the bars were made from the base's, not read from files."""
@@ -93,3 +100,16 @@ def blocks(source: Entry | BarSeries, start: int, stop: int, *names: str) -> Ite
     """The rows [start, stop) of arrays of windows or bars, block by block."""
     for at in range(start, stop, _ROWS):
         yield [source.rows(name, at, min(at + _ROWS, stop)) for name in names]
+
+
+def scale_of(
+    recipe: Recipe, symbols: Mapping[str, Evidence]
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Whose statistics streams are scaled by, and their mean and deviation, as cache.per_symbol has them."""
+    pooled = recipe.features.statistics == "pooled"
+    scaled = {EVERY_SYMBOL: next(iter(symbols.values()))} if pooled else symbols
+    mean, std = (
+        [[[*s.manifest["statistics"][moment].values()] for s in one.streams.values()] for one in scaled.values()]
+        for moment in ("mean", "std")
+    )
+    return tuple(scaled), np.array(mean), np.array(std)

@@ -3,8 +3,8 @@
 The bounds of the split are computed anew, differently from the code that made them. Times are int64 ns UTC.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns, format_time
 from pipeline.certify_evidence import Evidence, Finding, blocks, taken_over
+from pipeline.series import BarSeries
 from pipeline.universe import held_out
 
 
@@ -103,21 +104,37 @@ def _other_ranges(
     cutoff: int,
     start: int,
 ) -> Iterator[str]:
-    """Windows that could be in a part and are not; the counts of bars tell, and they grow with the windows."""
-    windows = range(evidence.windows.shape("time")[0])
-    needed = [  # by stream, how many bars there are when as many as a window has open in validation
-        evidence.count_by(name, "open_time", start, side="left") + length for name, length in recipe.seq_lens.items()
-    ]
-    stop = bisect_right(windows, cutoff, key=lambda at: evidence.windows.rows("time", at, at + 1)[0])
-    begin = bisect_left(
-        windows, True, lo=stop, key=lambda at: bool((evidence.windows.rows("ends", at, at + 1)[0] >= needed).all())
-    )
-    for part, found, expected in (("training", train, (0, stop)), ("validation", val, (begin, len(windows)))):
-        if found is not None and found != expected:
+    """Windows that could be in a part and are not."""
+    count = evidence.windows.shape("time")[0]
+
+    def late(window: int) -> bool:
+        return int(evidence.windows.rows("time", window, window + 1)[0]) > cutoff
+
+    def unseen(window: int) -> bool:
+        ends = evidence.windows.rows("ends", window, window + 1)[0].tolist()
+        first = {name: end - length for (name, length), end in zip(recipe.seq_lens.items(), ends, strict=True)}
+        # the longest bars reach back furthest
+        return all(_opened(evidence.bars[name], at) >= start for name, at in [*first.items()][::-1])
+
+    known = [("training", train, (0, _first(late, count, train[1])))] if train else []
+    for part, found, expected in (*known, ("validation", val, (_first(unseen, count, val[0]), count))):
+        if found != expected:
             yield (
                 f"{symbol}: {part} takes windows {found[0]:,} to {found[1]:,}, where recipe and bars give "
                 f"{expected[0]:,} to {expected[1]:,}"
             )
+
+
+def _opened(bars: BarSeries, row: int) -> int:
+    """When a bar opened; long ago, where there is none."""
+    return int(bars.rows("open_time", row, row + 1)[0]) if 0 <= row < len(bars) else -(2**62)
+
+
+def _first(holds: Callable[[int], bool], count: int, likely: int) -> int:
+    """The first of so many windows for which something holds that holds for all after it, too; `likely` is tried."""
+    if (likely == count or holds(likely)) and (likely == 0 or not holds(likely - 1)):
+        return likely
+    return bisect_left(range(count), True, key=holds)
 
 
 def _unpurged(symbol: str, recipe: Recipe, evidence: Evidence, val: tuple[int, int], start: int) -> Iterator[str]:

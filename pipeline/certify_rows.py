@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.entries import Entry
+from cache.per_symbol import read_per_symbol
 from cache.recipe import Recipe
 from cache.timeframes import format_time, timeframe_ns
 from pipeline import kernels
 from pipeline.bars import BLOCK_ROWS
-from pipeline.certify_evidence import Evidence, Finding
+from pipeline.certify_evidence import Evidence, Finding, scale_of
 from pipeline.derive import derive_bars
 from pipeline.features import compute_features, feature_set
 from pipeline.fields import dataset_fields, stream_fields, window_fields
 from pipeline.series import BarSeries
+from pipeline.universe import weights
 
 Rows = dict[str, NDArray[Any]]  # by array
 _TIMES = ("open_time", "close_time")
@@ -43,6 +45,14 @@ def check_details(recipe: Recipe, dataset: Entry, symbols: Mapping[str, Evidence
             found.faults.append(f"{where}: it was made as {manifest['components']['fields']}, not as {fields}")
 
     compare(recipe.name, dataset.manifest, dataset_fields(recipe, symbols, dataset.manifest["left_out"]))
+    known, (_, mean, std) = read_per_symbol(dataset), scale_of(recipe, symbols)
+    for name, values, whence in (
+        ("mean", mean, "its streams were scaled by"),
+        ("std", std, "its streams were scaled by"),
+        ("weight", np.array(list(weights(recipe, symbols).values())), "the recipe gives"),
+    ):
+        if not np.array_equal(getattr(known, name), values):
+            found.faults.append(f"{recipe.name}: its array {name} is not what {whence}")
     for symbol, evidence in symbols.items():
         compare(f"{symbol} windows", evidence.windows.manifest, window_fields(recipe))
     for where, name, evidence in _streams(symbols):

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from cache.entries import Entry, open_entry
-from cache.layout import EVERY_SYMBOL
+from cache.per_symbol import PerSymbol, splits_of
 from cache.recipe import Recipe
 from cache.timeframes import duration_ns
 from pipeline.certify import certificate_error, certify
 from pipeline.certify_earlier import with_proved
-from pipeline.certify_evidence import Evidence
+from pipeline.certify_evidence import Evidence, scale_of
 from pipeline.consistency import consistency, describe
 from pipeline.features import feature_set
 from pipeline.plausible import warnings
@@ -26,18 +26,19 @@ CERTIFIED_WINDOWS = 16  # what every build can afford; `bin/cache certify` makes
 
 def describe_dataset(
     recipe: Recipe, entries: Mapping[str, Any], left_out: Faults, store: Path, earlier: Entry | None
-) -> dict[str, Any]:
-    """What the manifest of a dataset says, given the keys of its entries by symbol, and why others were left out.
+) -> tuple[dict[str, Any], PerSymbol]:
+    """What a dataset says: its manifest, and its arrays. `entries` are the keys by symbol, in the order of the names.
 
-    What the certificate of an `earlier` dataset, of fewer files, has proved is not proved again.
-    Raises UserError when a part of the split has no windows, or when the certificate fails.
+    `left_out` tells why other symbols are not in it. What the certificate of an `earlier` dataset, of fewer files, has
+    proved is not proved again. Raises UserError when a part of the split has no windows, or when the certificate fails.
     """
     features = feature_set(recipe.features.set, recipe.features.plugin)
     symbols = {symbol: _evidence(keys, store, recipe.features.plugin) for symbol, keys in entries.items()}
-    splits, purged = _splits(recipe, symbols, store)
+    limits, known = _per_symbol(recipe, symbols, store)
+    splits = splits_of(limits, known)
     symbols = with_proved(earlier, symbols, splits, store)
-    known = any(evidence.proved for evidence in symbols.values())
-    certificate = certify(recipe, symbols, splits, FURTHER_WINDOWS if known else CERTIFIED_WINDOWS, 0)
+    certified = FURTHER_WINDOWS if any(evidence.proved for evidence in symbols.values()) else CERTIFIED_WINDOWS
+    certificate = certify(recipe, symbols, splits, certified, 0)
     if not certificate["passed"]:
         raise certificate_error(certificate, recipe.name, recipe.features.plugin)
     reports = {symbol: _consistency(recipe, evidence) for symbol, evidence in symbols.items()}
@@ -48,29 +49,20 @@ def describe_dataset(
         for report in of_symbol.values()
         if report["different"] or not report["both"]
     ]
-    return {
+    manifest = {
         "timeframes": recipe.timeframes,
         "seq_len": recipe.seq_lens,
-        "splits": splits,
-        "purged": purged,
+        "splits": limits,
         "features": list(features.columns),
         **features.told,
-        "statistics": _statistics(recipe, symbols),
-        "longest_gap": _longest_gap(recipe, symbols, int(splits["train"]["until"])),
-        "lengths": {
-            symbol: {
-                "windows": one.windows.shape("time")[0],
-                "streams": [stream.shape("values")[0] for stream in one.streams.values()],
-            }
-            for symbol, one in symbols.items()
-        },
-        "weights": weights(recipe, symbols),
+        "longest_gap": _longest_gap(recipe, symbols, limits["train"]["until"]),
         "left_out": dict(left_out),
         "recipe": recipe.model_dump(),
         "certificate": certificate,
         "consistency": {symbol: of_symbol for symbol, of_symbol in reports.items() if of_symbol},
         "warnings": [*doubts, *_constant_features(symbols)],
     }
+    return manifest, known
 
 
 def _evidence(keys: Mapping[str, Any], store: Path, plugin: str | None) -> Evidence:
@@ -83,43 +75,37 @@ def _evidence(keys: Mapping[str, Any], store: Path, plugin: str | None) -> Evide
     )
 
 
-def _splits(recipe: Recipe, symbols: Mapping[str, Evidence], store: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The bounds of both parts, and how many windows of each symbol belong to neither."""
+def _per_symbol(
+    recipe: Recipe, symbols: Mapping[str, Evidence], store: Path
+) -> tuple[dict[str, dict[str, int]], PerSymbol]:
+    """The limits of the parts of the split, and what is known of each symbol."""
     a_stream = next(iter(next(iter(symbols.values())).streams.values()))
     start = train_end(store, a_stream.manifest["components"]["inputs"], recipe)
     bounds = {symbol: split_windows(one.windows, one.bars, recipe, start) for symbol, one in symbols.items()}
-    counts = {symbol: one.windows.shape("time")[0] for symbol, one in symbols.items()}
     held = held_out(recipe, symbols)
-    train = {symbol: [0, 0 if symbol in held else stop] for symbol, (stop, _) in bounds.items()}
-    after = {symbol: [begin, counts[symbol]] for symbol, (_, begin) in bounds.items()}
-    none = {symbol: [count, count] for symbol, count in counts.items()}
-    val = after | {symbol: none[symbol] for symbol in held}
-    hold_out = none | {symbol: after[symbol] for symbol in held}
-    parts = [("training", train, symbols), ("validation", val, symbols), ("held-out", hold_out, held)]
-    for part, ranges, of in parts if held else parts[:2]:
-        if not any(stop > begin for begin, stop in ranges.values()):
-            windows = {symbol: symbols[symbol].windows for symbol in of}
-            raise explain_empty_part(part, start, windows, {symbol: symbols[symbol].bars for symbol in of}, recipe)
-    splits: dict[str, dict[str, Any]] = {
-        "train": {"until": start - duration_ns(recipe.split.embargo), "windows": train},
-        "val": {"from": start, "windows": val},
-        **({"hold_out": {"from": start, "windows": hold_out}} if held else {}),
+    counts = np.array([one.windows.shape("time")[0] for one in symbols.values()])
+    train_stop, after = np.array(list(bounds.values())).T
+    parts = {
+        "train": np.stack([np.zeros_like(counts), train_stop], axis=1),
+        "val": np.stack([after, counts], axis=1),
     }
-    used = [part["windows"] for part in splits.values()]
-    return splits, {symbol: n - sum(of[symbol][1] - of[symbol][0] for of in used) for symbol, n in counts.items()}
-
-
-def _statistics(recipe: Recipe, symbols: Mapping[str, Evidence]) -> dict[str, Any]:
-    """By what streams are scaled: mean and deviation by timeframe, of every symbol, or of `*`, which is all."""
-    pooled = recipe.features.statistics == "pooled"
-    named = {EVERY_SYMBOL: next(iter(symbols.values()))} if pooled else symbols
-    return {
-        symbol: {
-            moment: [list(stream.manifest["statistics"][moment].values()) for stream in one.streams.values()]
-            for moment in ("mean", "std")
-        }
-        for symbol, one in named.items()
-    }
+    limits = {"train": {"until": start - duration_ns(recipe.split.embargo)}, "val": {"from": start}}
+    if held:
+        of_held = np.isin(list(symbols), held)
+        none = np.stack([counts, counts], axis=1)
+        parts["train"][of_held] = 0
+        parts["hold_out"] = np.where(of_held[:, None], parts["val"], none)
+        parts["val"] = np.where(of_held[:, None], none, parts["val"])
+        limits["hold_out"] = {"from": start}
+    for name, words in (("train", "training"), ("val", "validation"), ("hold_out", "held-out")):
+        if name in parts and not (parts[name][:, 1] > parts[name][:, 0]).any():
+            windows = {symbol: symbols[symbol].windows for symbol in (held if name == "hold_out" else symbols)}
+            raise explain_empty_part(
+                words, start, windows, {symbol: symbols[symbol].bars for symbol in windows}, recipe
+            )
+    rows = np.array([[stream.shape("values")[0] for stream in one.streams.values()] for one in symbols.values()])
+    weight = np.array(list(weights(recipe, symbols).values()))
+    return limits, PerSymbol(tuple(symbols), counts, rows, weight, parts, *scale_of(recipe, symbols))
 
 
 def _longest_gap(recipe: Recipe, symbols: Mapping[str, Evidence], until: int) -> dict[str, int]:

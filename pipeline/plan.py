@@ -13,7 +13,7 @@ from configs.errors import UserError
 from pipeline.fields import dataset_fields, derived_fields, source_fields, stream_fields, window_fields
 from pipeline.universe import Faults, held_out, unusable
 
-STAGE_VERSIONS = {"bars": 2, "splits": 1, "statistics": 2, "streams": 3, "windows": 2, "datasets": 4}
+STAGE_VERSIONS = {"bars": 2, "splits": 1, "statistics": 2, "streams": 3, "windows": 2, "datasets": 5}
 
 
 @dataclass(frozen=True)

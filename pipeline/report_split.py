@@ -4,7 +4,6 @@ Times are int64 ns UTC. Streams keep when bars closed; when the first bar of a w
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cache.charts import Piece, rows
 from cache.entries import Entry
@@ -86,7 +85,7 @@ def _whole(
         words = f"{stop - start:,} windows, {minute(int(time[start]))} to {minute(int(time[stop - 1]))}"
         return [Piece(at(int(time[start])), at(int(time[stop - 1])), class_, words)]
 
-    purged = dataset.entry.manifest["purged"].get(symbol, 0)
+    purged = len(time) - sum(stop - start for start, stop in ranges.values())
     start, stop = ranges["train"]
     after = [begin for name, (begin, end) in ranges.items() if name != "train" and end > begin]
     between = []
@@ -96,11 +95,10 @@ def _whole(
         (f"training, {stop - start:,} windows", f"until {minute(until)}", part("train", "train")),
         (f"purged, {purged:,} windows", f"embargo {lasting(begins - until) if begins > until else 'none'}", between),
     ]
-    for name in ranges:
-        if name != "train" and (name != "val" or "hold_out" not in ranges or ranges["val"][1] > ranges["val"][0]):
-            start, stop = ranges[name]
-            words = "validation" if name == "val" else "held out"
-            drawn.append((f"{words}, {stop - start:,} windows", f"from {minute(begins)}", part(name, "val")))
+    for name in [name for name in ("val", "hold_out") if name in ranges and part(name, "")] or ["val"]:
+        start, stop = ranges[name]
+        words = "validation" if name == "val" else "held out"
+        drawn.append((f"{words}, {stop - start:,} windows", f"from {minute(begins)}", part(name, "val")))
     title = f"The split of {symbol} to scale"
     return rows(title, f"From {minute(first)} to {minute(last)}.", drawn, [at(until), at(begins)])
 
@@ -148,11 +146,10 @@ def opened(stream: Entry, row: int) -> int:
 
 
 def _counts(dataset: Dataset) -> str:
-    manifest: Mapping[str, Any] = dataset.entry.manifest
-    lines = []
-    for symbol in list(dataset.symbols)[:_SYMBOLS]:
-        counts = [stop - start for start, stop in (part["windows"][symbol] for part in dataset.splits.values())]
-        cells = [f"{count:,}" for count in (counts[0], manifest["purged"].get(symbol, 0), *counts[1:])]
+    known, lines = dataset.per_symbol, []
+    for k, symbol in enumerate(known.names[:_SYMBOLS]):
+        counts = [int(stop - start) for start, stop in (part[k] for part in known.parts.values())]
+        cells = [f"{count:,}" for count in (counts[0], int(known.windows[k]) - sum(counts), *counts[1:])]
         lines.append((symbol, *cells))
     held = ["held out"] * ("hold_out" in dataset.splits)
     more = len(dataset.symbols) - len(lines)

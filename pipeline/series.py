@@ -1,9 +1,8 @@
 """Bars of one symbol and timeframe as one series, however many shards (entries) they lie in."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from cache.entries import open_entry
 from cache.timeframes import format_time
 from pipeline.bars import BLOCK_ROWS, Block, SourceError
+
+_FEW = 4096
 
 
 class BarSeries:
@@ -68,8 +69,20 @@ class BarSeries:
 
     def completed_by(self, instant: int) -> int:
         """Number of bars that closed at or before `instant` (ns UTC)."""
-        return bisect_right(range(len(self)), instant, key=lambda at: int(self.rows("close_time", at, at + 1)[0]))
+        return self._count("close_time", instant, "right")
 
     def opened_before(self, instant: int) -> int:
         """Number of bars that opened before `instant` (ns UTC)."""
-        return bisect_left(range(len(self)), instant, key=lambda at: int(self.rows("open_time", at, at + 1)[0]))
+        return self._count("open_time", instant, "left")
+
+    def _count(self, name: str, instant: int, side: Literal["left", "right"]) -> int:
+        """How many times come before `instant`, or by then: single rows are read until few are left."""
+        low, high = 0, len(self)
+        while high - low > _FEW:
+            middle = (low + high) // 2
+            time = int(self.rows(name, middle, middle + 1)[0])
+            if time < instant or (time == instant and side == "right"):
+                low = middle + 1
+            else:
+                high = middle
+        return low + int(np.searchsorted(self.rows(name, low, high), instant, side=side))

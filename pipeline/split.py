@@ -5,6 +5,7 @@ before T0 − embargo and validation windows begin at or after T0 (cf. López de
 for all symbols: were it each symbol's own, a model could learn a day from one symbol and be validated on another's.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -67,18 +68,14 @@ def _close_at(store: Path, base_keys: tuple[str, ...], share: float) -> int:
 def split_windows(windows: Entry, bars: Mapping[str, BarSeries], recipe: Recipe, start: int) -> tuple[int, int]:
     """(a, b): windows [0, a) of a symbol are for training, [b, n) for validation, given T0 = `start` in ns UTC.
 
-    Both the decision time and the earliest open of a window grow with its index, so each bound is one binary search.
+    The decision time of a window and the bars that it ends with grow with its index: each bound is a binary search.
     """
     time, ends = windows.array("time"), windows.array("ends")
     train_stop = int(np.searchsorted(time, start - duration_ns(recipe.split.embargo), side="right"))
-    low, high = train_stop, len(time)
-    while low < high:
-        middle = (low + high) // 2
-        if earliest_open(ends[middle], bars, recipe) >= start:
-            high = middle
-        else:
-            low = middle + 1
-    return train_stop, low
+    # no bar of a window opened before T0 if all those that did lie before its first ones
+    fewest = np.array([bars[name].opened_before(start) + length for name, length in recipe.seq_lens.items()])
+    after = bisect_left(range(len(time)), True, lo=train_stop, key=lambda at: bool((ends[at] >= fewest).all()))
+    return train_stop, after
 
 
 def earliest_open(ends: Any, bars: Mapping[str, BarSeries], recipe: Recipe) -> int:
@@ -98,5 +95,6 @@ def explain_empty_part(
     return UserError(
         f"{recipe.name}: the split leaves no {part} windows. Training ends at {format_time(cutoff)}, and validation "
         f"windows must lie wholly after {format_time(start)}; the last window, at {format_time(last)}, spans "
-        f"{span:.1f} days. Change data.split, shorten data.window.seq_len, or leave out the longest timeframe"
+        f"{span:.1f} days. Give {part} windows more time in data.split, shorten data.window.seq_len, or leave out the "
+        "longest timeframe"
     )

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache.entries import Entry, open_entry
+from cache.per_symbol import PerSymbol
 from cache.reader import Dataset
 from cache.tables import table
 from cache.timeframes import format_time
@@ -78,8 +82,8 @@ def _sources(bars: Iterable[Entry]) -> Iterator[str]:
     for entry in bars:
         for fault, change in entry.manifest["repaired"].items():
             yield (
-                f"  {entry.manifest['origin']}: data.source.policy.{fault} changed {change['rows']:,} rows, the first "
-                f"of them row {change['first_row']:,}"
+                f"  {entry.manifest['origin']}: data.source.policy.{fault} changed rows: {change['rows']:,}, the first "
+                f"of them at row {change['first_row']:,}"
             )
 
 
@@ -90,16 +94,16 @@ def _symbol(dataset: Dataset, symbol: str) -> Iterator[str]:
         rows, length = streams[timeframe].shape("values")[0], dataset.seq_lens[timeframe]
         broken = ", ".join(f"{count:,} by {rule}" for rule, count in rules.items() if count) or "none"
         yield f"    {timeframe:>4}: {rows:>11,} bars, {length} a window; windows dropped: {broken}"
-    train, purged, val = _parts(dataset, symbol)
+    train, purged, val = _parts(dataset.per_symbol)[dataset.per_symbol.names.index(symbol)].tolist()
     yield f"    {train:,} windows for training, {purged:,} purged, {val:,} for validation"
 
 
 def _symbols(dataset: Dataset) -> Iterator[str]:
     base = dataset.timeframes[0]
     rows: list[tuple[str, ...]] = [("symbol", f"{base} bars", "windows", "training", "purged", "validation")]
-    for symbol, entries in dataset.symbols.items():
-        counts = [entries.streams[base].shape("values")[0], entries.windows.shape("time")[0], *_parts(dataset, symbol)]
-        rows.append((symbol, *(f"{count:,}" for count in counts)))
+    known = dataset.per_symbol
+    counts = np.column_stack([known.rows[:, 0], known.windows, _parts(known)])
+    rows += [(symbol, *(f"{count:,}" for count in of)) for symbol, of in zip(known.names, counts.tolist(), strict=True)]
     yield from (f"  {line}" for line in table(rows, right={1, 2, 3, 4, 5}))
 
 
@@ -108,8 +112,8 @@ def _left_out(dataset: Dataset) -> list[str]:
     return fault_table(faults) if faults else []
 
 
-def _parts(dataset: Dataset, symbol: str) -> tuple[int, int, int]:
-    """Windows for training, purged, for validation (of a symbol held out, those after training)."""
-    ranges = {part: bounds["windows"][symbol] for part, bounds in dataset.splits.items()}
-    counts = {part: stop - start for part, (start, stop) in ranges.items()}
-    return counts.pop("train"), dataset.entry.manifest["purged"][symbol], sum(counts.values())
+def _parts(known: PerSymbol) -> NDArray[np.int64]:
+    """Windows of each symbol for training, purged, for validation (held out, those after training): int64 [N, 3]."""
+    train, *others = (part[:, 1] - part[:, 0] for part in known.parts.values())
+    val = np.sum(others, axis=0)
+    return np.column_stack([train, known.windows - train - val, val])

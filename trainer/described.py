@@ -4,13 +4,14 @@ With the weights, it is all that live inference needs (trainer/encode.py). JSON 
 that a window made from it is the store's to the last bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.entries import Entry, StoreError, open_entry
 from cache.keys import file_md5
 from cache.part import part_of
+from cache.per_symbol import PerSymbol
 from cache.reader import Dataset
 from trainer.config import is_own_task
 
@@ -67,13 +68,18 @@ def _of_bars(dataset: Dataset) -> dict[str, Any]:
             "max_staleness": window["max_staleness"],
             "longest_gap": dataset.entry.manifest["longest_gap"],
         },
-        "statistics": {
-            symbol: {
-                name: {moment: dict(zip(base["features"], moments[moment][j], strict=True)) for moment in moments}
-                for j, name in enumerate(one)
-            }
-            for symbol, moments in dataset.entry.manifest["statistics"].items()
-        },
+        "statistics": _statistics(dataset.per_symbol, list(one), base["features"]),
+    }
+
+
+def _statistics(known: PerSymbol, timeframes: Sequence[str], features: Sequence[str]) -> dict[str, Any]:
+    """By symbol and timeframe mean and standard deviation of every feature."""
+    return {
+        symbol: {
+            name: {"mean": dict(zip(features, mean[j], strict=True)), "std": dict(zip(features, std[j], strict=True))}
+            for j, name in enumerate(timeframes)
+        }
+        for symbol, mean, std in zip(known.scaled, known.mean.tolist(), known.std.tolist(), strict=True)
     }
 
 

@@ -167,7 +167,8 @@ def encode_dataset(
 def window_ranges(dataset: Dataset, split: str) -> dict[str, range]:
     """By symbol its windows of a split (`all` has also those purged between the others). Raises UserError for none."""
     if split == "all":
-        found = {symbol: range(one["windows"]) for symbol, one in dataset.entry.manifest["lengths"].items()}
+        known = dataset.per_symbol
+        found = {symbol: range(count) for symbol, count in zip(known.names, known.windows.tolist(), strict=True)}
     else:
         bounds = dataset.splits.get(split, {"windows": {}})["windows"]
         found = {symbol: range(*bounds[symbol]) for symbol in dataset.symbols if symbol in bounds}

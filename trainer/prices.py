@@ -48,11 +48,8 @@ def stacked(scales: Sequence[Scale]) -> Scale:
 
 def scales_of(dataset: Dataset, feature_set: str) -> list[Scale]:
     """The scale of every stream of a dataset of bars, of all its symbols."""
-    known = dataset.entry.manifest["statistics"].values()
-    mean_SNF, std_SNF = (
-        torch.tensor([moments[name] for moments in known], dtype=torch.float64).transpose(0, 1)
-        for name in ("mean", "std")
-    )
+    known = dataset.per_symbol
+    mean_SNF, std_SNF = (torch.from_numpy(moments).transpose(0, 1) for moments in (known.mean, known.std))
     return [Scale(feature_set, mean_NF, std_NF) for mean_NF, std_NF in zip(mean_SNF, std_SNF, strict=True)]
 
 

@@ -4,6 +4,8 @@ import itertools
 import json
 import shutil
 import subprocess
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cache.entries import open_entry
-from cache.keys import file_md5
-from cache.layout import SHARD_ROWS, body_path, shards
+from cache.layout import PIECE_ROWS, SHARD_ROWS, body_path
 from cache.reader import Dataset, open_dataset
 from cache.timeframes import format_time
 from cache.verify import check_content, check_metadata
@@ -23,6 +24,7 @@ from pipeline.build import build
 from pipeline.certify import certify, certify_dataset, evidence_of
 from pipeline.certify_earlier import with_proved
 from pipeline.summary import summarise
+from tests.unit.cache.making import md5s_of_rows
 from tests.unit.pipeline.making import HOUR, MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +54,7 @@ def contents(store: Path) -> dict[str, Any]:
     for path in store.glob("*/[!.]*/zarr.json"):
         manifest = json.loads(path.read_bytes())["attributes"]
         for name, array in manifest["arrays"].items():
-            files = [body_path(path.parent, name, len(array["shape"]), one.number) for one in shards(array["shape"][0])]
-            assert [file_md5(file) for file in files] == array["md5"]
+            assert md5s_of_rows(path.parent, name, array) == array["md5"]
         of = {key: value for key, value in manifest.items() if key not in ("built", "md5", "certificate")}
         found[str(path.parent.relative_to(store))] = of
     return found
@@ -101,7 +102,7 @@ def test_any_rows_appended_make_the_bytes_of_a_build_from_scratch(
     files = write(folder / "data", *bars(seed, 8000, gaps), cuts)
     dataset = appended(folder, files, FILES, TIMEFRAMES, "window.seq_len=2", PINNED, *options)
     (known,) = dataset.entry.manifest["certificate"]["taken_over"].values()
-    assert 0 < known < dataset.entry.manifest["lengths"]["TEST"]["windows"]
+    assert 0 < known < dataset.per_symbol.windows[0]
     assert certify_dataset(dataset, folder / "store", 10, 0)["passed"]
     shutil.rmtree(folder)
 
@@ -226,6 +227,22 @@ def test_rows_are_read_across_shards(long: tuple[Path, Dataset, Dataset]):
         np.testing.assert_array_equal(entry.rows("values", start, stop), entry.array("values")[start:stop])
 
 
+def test_bars_are_counted_by_time(long: tuple[Path, Dataset, Dataset]):
+    """Counts are found in few reads; every time is compared with, and the instants before and after it."""
+    evidence = evidence_of(long[2], long[0] / "store")["TEST"]
+    bars = evidence.bars["m5"]
+    opens, closes = (bars.rows(name, 0, len(bars)) for name in ("open_time", "close_time"))
+    assert len(bars) > 8192
+    for at in (*range(0, len(bars), 97), len(bars) // 2, len(bars) // 4, len(bars) - 1):
+        for off in (-1, 0, 1):
+            instant = int(closes[at]) + off
+            assert bars.completed_by(instant) == (closes <= instant).sum()
+            assert evidence.count_by("m5", "close_time", instant) == (closes <= instant).sum()
+            instant = int(opens[at]) + off
+            assert bars.opened_before(instant) == (opens < instant).sum()
+            assert evidence.count_by("m5", "open_time", instant, "left") == (opens < instant).sum()
+
+
 def test_what_is_taken_over_is_compared_and_the_rest_is_proved(long: tuple[Path, Dataset, Dataset], tmp_path: Path):
     folder, before, _ = long
     recipe = make_recipe(FILES, "timeframes=[m1, m5]", "window.seq_len=4", PINNED)
@@ -244,13 +261,18 @@ def test_what_is_taken_over_is_compared_and_the_rest_is_proved(long: tuple[Path,
     assert certificate["passed"] and certificate["taken_over"] == {earlier.key: count}
     assert f"; {count:,} before them are those of dataset {earlier.key}" in certificate["checks"]["purge"]["detail"]
 
+    windows = dataset.symbols["TEST"].windows
+    manifest = deepcopy(windows.manifest)
+    manifest["arrays"]["ends"]["md5"][0] = "0" * 32  # other rows in a full piece
+    other = {"TEST": replace(evidence_of(dataset, store)["TEST"], windows=replace(windows, manifest=manifest))}
+    assert with_proved(earlier, other, splits, store)["TEST"].proved is None
     body = body_path(dataset.symbols["TEST"].windows.path, "ends", 2, 1)
     ends = np.memmap(body, "<i4", "r+", shape=(dataset.symbols["TEST"].windows.shape("ends")[0] - SHARD_ROWS, 2))
     ends[-1, 1] += 1  # the future, in a new window
     found = certify(recipe, evidence(), splits, 4, 0)
     assert not found["checks"]["completion"]["passed"]
     ends[-1, 1] -= 1
-    ends[7, 1] += 1  # in one of before
+    ends[PIECE_ROWS + 7, 1] += 1  # in one of before, whose piece goes on
     assert evidence()["TEST"].proved is None
     assert not certify(recipe, evidence(), splits, 4, 0)["checks"]["completion"]["passed"]
 

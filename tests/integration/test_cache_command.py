@@ -12,10 +12,13 @@ import pytest
 
 from cache.contents import entry_ids
 from cache.entries import open_entry
+from cache.keys import Components
 from cache.layout import STAGES
 from cache.reader import open_dataset
 from cache.refs import read_ref
+from cache.seal import canonical_json, sealed
 from cache.uses import read_uses, record_use
+from cache.writer import EntryWriter
 from tests.unit.cache.making import change_manifest, flip, make, set_built
 
 ROOT = Path(__file__).parents[2]
@@ -116,14 +119,15 @@ def test_show_says_how_the_sources_were_understood(copied: Path, tmp_path: Path)
                 lambda manifest: manifest.update(
                     remarks=["times are read as integers in ms since 1970"],
                     recognised={"time": "Date", "open": "o"},
-                    repaired={"high": 1234, "duplicate": 1},
+                    repaired={"high": {"rows": 1234, "first_row": 5}, "duplicate": {"rows": 1, "first_row": 4321}},
                 ),
             )
     lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
     at = lines.index("  bars of simfx_m1.parquet")
-    assert lines[at + 1 : at + 5] == [
+    assert lines[at + 1 : at + 6] == [
         "    recognised time: Date, open: o",
-        "    repaired high 1,234, duplicate 1",
+        "    repaired high: rows 1,234, first row 5",
+        "    repaired duplicate: rows 1, first row 4,321",
         "    times are read as integers in ms since 1970",
         "  bars of m5 derived from m1",
     ]
@@ -171,16 +175,19 @@ def test_show_says_what_was_checked(copied: Path, tmp_path: Path):
 def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
     symbols = [f"SYM{number:02}" for number in range(35)]
 
-    def multiply(manifest: dict[str, Any]) -> None:
-        manifest["components"]["inputs"] = dict.fromkeys(symbols, manifest["components"]["inputs"]["TEST"])
-        for part in ("purged", "lengths", "weights", "statistics"):
-            manifest[part] = dict.fromkeys(symbols, manifest[part]["TEST"])
-        for part in manifest["splits"].values():
-            part["windows"] = dict.fromkeys(symbols, part["windows"]["TEST"])
-
-    change_manifest(open_dataset(copied, "test").entry.path, multiply)
+    dataset = open_dataset(copied, "test")
+    inputs = dict.fromkeys(symbols, dataset.entry.manifest["components"]["inputs"]["TEST"])
+    components = Components("datasets", 0, dataset.entry.manifest["components"]["fields"], inputs)
+    with EntryWriter(copied, components) as entry:
+        for spec, values in dataset.per_symbol.arrays():
+            entry.array(spec).append(values.repeat(len(symbols), axis=0))
+        made = ("format", "stage", "stage_version", "key", "components", "arrays", "built")
+        entry.publish(**{name: value for name, value in dataset.entry.manifest.items() if name not in made})
+    ref = {**read_ref(copied, "test"), "dataset": components.key}
+    (copied / "refs/test.json").write_bytes(canonical_json(sealed(ref)))
     for path in copied.glob("bars/*"):
-        change_manifest(path, lambda manifest: manifest.update(repaired={"high": 2}, remarks=["a remark"]))
+        repaired = {"high": {"rows": 2, "first_row": 77}}
+        change_manifest(path, lambda manifest, new=repaired: manifest.update(repaired=new, remarks=["a remark"]))
     lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("symbol"))
     assert lines[at].split() == ["symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks"]
@@ -232,8 +239,9 @@ def test_stats(copied: Path, tmp_path: Path):
         "windows": 1,
         "datasets": 1,
     }
-    built = open_dataset(copied, "test").entry.manifest["built"]["at"]
-    assert found["stages"]["datasets"] == {"entries": 1, "bytes": 0, "oldest": built, "newest": built}
+    entry = open_dataset(copied, "test").entry
+    built = entry.manifest["built"]["at"]
+    assert found["stages"]["datasets"] == {"entries": 1, "bytes": entry.bytes, "oldest": built, "newest": built}
     assert found["total"] == {"entries": 8, "bytes": on_disk}
     assert found["datasets"] == [
         {

@@ -14,8 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache.entries import StoreError
-from cache.keys import file_md5
-from cache.layout import body_path
+from cache.layout import body_path, piece_md5s
 from cache.reader import Dataset, open_dataset
 from cache.recipe import Recipe
 from cache.timeframes import timeframe_ns
@@ -485,20 +484,13 @@ def reseal(entry: Path, array: str, change: Callable[[np.ndarray], Any]) -> None
     rows = np.memmap(path, described["dtype"], mode="r+", shape=tuple(described["shape"]))
     change(rows)
     rows.flush()
-    change_manifest(entry, lambda manifest: manifest["arrays"][array].update(md5=[file_md5(path)]))
+    md5s = piece_md5s(rows.tobytes(), rows[0].nbytes)
+    change_manifest(entry, lambda manifest: manifest["arrays"][array].update(md5=md5s))
 
 
 def put(at: Any, value: Any) -> Callable[[np.ndarray], None]:
     def change(rows: np.ndarray) -> None:
         rows[at] = rows[at] + value
-
-    return change
-
-
-def shorten(part: str, by: tuple[int, int]) -> Callable[[dict[str, Any]], None]:
-    def change(manifest: dict[str, Any]) -> None:
-        first, stop = manifest["splits"][part]["windows"]["TEST"]
-        manifest["splits"][part]["windows"]["TEST"] = [first + by[0], stop + by[1]]
 
     return change
 
@@ -523,7 +515,7 @@ def in_manifest(name: str, **changes: Any) -> Tampering:
 
 
 def in_splits(part: str, by: tuple[int, int]) -> Tampering:
-    return lambda made, store: change_manifest(made.entry.path, shorten(part, by))
+    return lambda made, store: reseal(made.entry.path, part, put(0, by))
 
 
 def in_recipe(made: Dataset, store: Path) -> None:
@@ -578,6 +570,16 @@ TAMPERINGS: dict[str, tuple[Tampering, str, str]] = {  # how, the check that fai
         r"training takes windows 1 to [\d,]+, where recipe and bars",
     ),
     "the recipe": (in_recipe, "streams", r"test: it was made as .*'embargo': '2h'.*, not as .*'embargo': '0s'"),
+    "a scale": (
+        lambda made, store: reseal(made.entry.path, "std", put((0, 1, 2), 1e-9)),
+        "streams",
+        "test: its array std is not what its streams were scaled by",
+    ),
+    "a weight": (
+        lambda made, store: reseal(made.entry.path, "weight", put(0, 1)),
+        "streams",
+        "test: its array weight is not what the recipe gives",
+    ),
     "derived bars": (leak_into_bars, "streams", r"TEST m5 bars: row 1,000, .*: ohlc \(close\) is "),
 }
 

@@ -42,7 +42,8 @@ def test_there_is_a_golden_store_of_this_format():
 def test_the_same_source_makes_the_same_bytes(tmp_path: Path):
     build(recipe(), FOLDER, tmp_path / "store", 2, quiet())
     built, golden = files(tmp_path / "store"), files(GOLDEN)
-    assert len(golden) == 2 * (2 * 3 + 2 * 3 + 1 + 2)  # bodies and metadata: bars, streams (one with children), windows
+    # bodies and metadata of bars, streams (one with children), windows and the dataset
+    assert len(golden) == 2 * (2 * 3 + 2 * 3 + 1 + 2 + 7)
     assert set(built) == set(golden)
     assert [name for name in built if built[name] != golden[name]] == []
     made, kept = manifests(tmp_path / "store"), manifests(GOLDEN)

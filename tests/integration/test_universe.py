@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from cache.reader import open_dataset
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
 from pipeline import divide
 from pipeline.build import Outcome, build
+from pipeline.build_command import main as build_cache
 from pipeline.certify import certify_dataset
+from pipeline.summary import summarise
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +140,8 @@ def test_nothing_is_left(tmp_path: Path):
 
 
 def test_symbols_held_out_never_train_and_have_a_part_of_their_own(folder: Path, plain: Path, tmp_path: Path):
-    dataset = made(folder, tmp_path / "store", "universe.hold_out=[B*]", "universe.weights={'[CD]*': 2}").dataset
+    outcome = made(folder, tmp_path / "store", "universe.hold_out=[B*]", "universe.weights={'[CD]*': 2}")
+    dataset = outcome.dataset
     whole = open_dataset(plain, "test")
     count = whole.symbols["BBB"].windows.shape("time")[0]
     parts = {part: bounds["windows"] for part, bounds in dataset.splits.items()}
@@ -148,11 +153,15 @@ def test_symbols_held_out_never_train_and_have_a_part_of_their_own(folder: Path,
         for part in ("train", "val"):
             assert parts[part][symbol] == whole.splits[part]["windows"][symbol]
         assert parts["hold_out"][symbol] == [count, count]
-    assert dataset.entry.manifest["weights"] == {"AAA": 1, "BBB": 1, "CCC": 2, "DDD": 2}
-    assert dataset.entry.manifest["lengths"]["AAA"] == {
-        "windows": count,
-        "streams": [stream.shape("values")[0] for stream in dataset.symbols["AAA"].streams.values()],
-    }
+    known = dataset.per_symbol
+    assert dict(zip(known.names, known.weight.tolist(), strict=True)) == {"AAA": 1, "BBB": 1, "CCC": 2, "DDD": 2}
+    assert known.windows[0] == count
+    assert known.rows[0].tolist() == [one.shape("values")[0] for one in dataset.symbols["AAA"].streams.values()]
+    told = {line.split()[0]: line.split()[1:] for line in summarise(outcome)}
+    for symbol, entries in dataset.symbols.items():
+        train, *after = (stop - start for start, stop in (ranges[symbol] for ranges in parts.values()))
+        counts = [entries.streams["m1"].shape("values")[0], count, train, count - train - sum(after), sum(after)]
+        assert told[symbol] == [f"{number:,}" for number in counts]
     assert certify_dataset(dataset, tmp_path / "store", 50, 0)["passed"]
 
 
@@ -299,6 +308,24 @@ def test_a_scheduler_that_is_not_there():
     assert done.returncode == 1
     assert "error: --scheduler nowhere:1: no Dask scheduler there" in done.stderr
     assert "--scheduler local" in done.stderr
+
+
+def test_symbols_whose_names_would_be_the_same(tmp_path: Path):
+    times, ohlc = bars(1)
+    path = write_parquet(tmp_path / "all.parquet", times, ohlc)
+    frame, first = pd.read_parquet(path), np.arange(len(times)) < 100
+    frame.assign(venue=np.where(first, "a-b", "a"), coin=np.where(first, "c", "b-c")).to_parquet(path)
+    recipe = make_recipe("source.files={m1: all.parquet}", "source.symbol_columns=[venue, coin]")
+    with pytest.raises(UserError, match=r"all\.parquet: symbols in \['venue', 'coin'\] get the same name when joined"):
+        build(recipe, tmp_path, tmp_path / "store", 2, quiet())
+
+
+def test_without_dask(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = ["--config", "configs/test.yaml", "--data-dir", str(folder), "--store", str(tmp_path)]
+    done = CliRunner().invoke(build_cache, [*words, "data.source.files={m1: AAA.parquet}", "--scheduler", "local"])
+    assert done.exit_code == 1
+    assert "error: --scheduler needs Dask, which is not there: run bin/install scale\n" in done.stderr
 
 
 def children(pid: int) -> list[int]:

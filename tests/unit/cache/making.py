@@ -1,5 +1,6 @@
 """Entries, refs and damage for the tests of the store."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from cache import layout
 from cache.files import write_atomically
 from cache.keys import Components
-from cache.layout import ArraySpec, group_metadata, metadata_bytes
+from cache.layout import ArraySpec, body_path, group_metadata, metadata_bytes
 from cache.seal import canonical_json, sealed, unsealed
 from cache.writer import EntryWriter
 
@@ -74,6 +76,28 @@ def change_manifest(entry: Path, change: Callable[[dict[str, Any]], object]) -> 
     manifest = unsealed(json.loads((entry / "zarr.json").read_bytes())["attributes"])
     change(manifest)
     (entry / "zarr.json").write_bytes(metadata_bytes(group_metadata(sealed(manifest))))
+
+
+def overwrite(entry: Path, array: str, row: Any, value: Any) -> Path:
+    """Write other numbers into an array whose manifest stays as it is; the file."""
+    described = json.loads((entry / "zarr.json").read_bytes())["attributes"]["arrays"][array]
+    path = body_path(entry, array, len(described["shape"]))
+    rows = np.memmap(path, described["dtype"], mode="r+", shape=tuple(described["shape"]))
+    rows[row] = value
+    rows.flush()
+    return path
+
+
+def md5s_of_rows(entry: Path, name: str, described: dict[str, Any]) -> list[str]:
+    """The MD5 of every piece of an array's rows, which lie in files of 131,072; whatever follows them is left out."""
+    rows, *columns = described["shape"]
+    width, size = int(np.prod([np.dtype(described["dtype"]).itemsize, *columns])), layout.PIECE_ROWS
+    whole = b"".join(
+        body_path(entry, name, 1 + len(columns), number).read_bytes()[: min(131_072, rows - first) * width]
+        for number, first in enumerate(range(0, rows, 131_072))
+    )
+    assert len(whole) == rows * width
+    return [hashlib.md5(whole[at * width : (at + size) * width]).hexdigest() for at in range(0, rows, size)]
 
 
 def set_built(entry: Path, at: str) -> None:

@@ -17,11 +17,12 @@ from cache.reader import open_dataset
 from cache.refs import read_ref, ref_names
 from cache.seal import canonical_json, sealed
 from cache.writer import EntryWriter
-from tests.unit.cache.making import change_manifest, flip, point
+from tests.unit.cache.making import change_manifest, flip, overwrite, point
 
 ROOT = Path(__file__).parents[3]
 ROWS = 70_000
 REMEDY = "Run bin/build-cache again to remake it; nothing else is lost"
+MISSHAPEN = "the arrays are not of its symbols, timeframes and features, and of the parts of its split"
 VERIFY = (
     "`bin/cache verify --repair` finds and removes what is damaged, and bin/build-cache then makes it again; nothing "
     "else is lost"
@@ -86,13 +87,13 @@ def test_a_missing_entry(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("found", ["headstart/3", "headstart/6", "other", None, 5, ["headstart/5"]])
+@pytest.mark.parametrize("found", ["headstart/3", "headstart/7", "other", None, 6, ["headstart/6"]])
 def test_another_format(entry: Entry, tmp_path: Path, found: Any):
     group = json.loads((entry.path / "zarr.json").read_bytes())
     group["attributes"] = {"format": found, "arrays": "described otherwise"}
     (entry.path / "zarr.json").write_text(json.dumps(group))
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
-        f"{entry.path}: written in format {found}, this version reads headstart/5; run bin/build-cache again"
+        f"{entry.path}: written in format {found}, this version reads headstart/6; run bin/build-cache again"
     )
 
 
@@ -108,7 +109,7 @@ def test_a_file_where_a_folder_should_be(entry: Entry, tmp_path: Path, where: st
 
 def test_a_changed_manifest(entry: Entry, tmp_path: Path):
     path = entry.path / "zarr.json"
-    path.write_bytes(path.read_bytes().replace(b'"origin": "test"', b'"origin": "tent"'))
+    path.write_bytes(path.read_bytes().replace(b'"origin":"test"', b'"origin":"tent"'))
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
         f"{entry.path}: damaged, zarr.json was changed: its content does not have the MD5 that it carries. {REMEDY}"
     )
@@ -158,7 +159,7 @@ def test_a_damaged_manifest(entry: Entry, tmp_path: Path, text: str):
 
 def test_a_manifest_that_is_not_a_group(entry: Entry, tmp_path: Path):
     path = entry.path / "zarr.json"
-    path.write_bytes(path.read_bytes().replace(b'"zarr_format": 3', b'"zarr_format": 2'))
+    path.write_bytes(path.read_bytes().replace(b'"zarr_format":3', b'"zarr_format":2'))
     assert fault(open_entry, tmp_path, "bars", entry.key) == (
         f"{entry.path}: damaged, its zarr.json is not a manifest. {REMEDY}"
     )
@@ -300,37 +301,21 @@ def entries_of(store: Path) -> dict[str, Path]:
         ("dataset", lambda m: m["splits"]["val"].pop("from"), "splits.val.from is missing"),
         (
             "dataset",
-            lambda m: m["splits"]["val"].update(windows={}),
-            "splits.val.windows.TEST is not a range of windows",
-        ),
-        (
-            "dataset",
-            lambda m: m["splits"]["val"].update(windows={"TEST": [1]}),
-            "splits.val.windows.TEST is not a list of 2",
-        ),
-        (
-            "dataset",
-            lambda m: m["splits"]["val"].update(windows={"TEST": [9, 5]}),
-            "splits.val.windows.TEST is not a range of windows",
-        ),
-        (
-            "dataset",
             lambda m: m["components"]["inputs"]["TEST"]["streams"].pop("m5"),
             "components.inputs.TEST.streams are not of the timeframes",
         ),
         ("dataset", lambda m: m["components"].update(inputs={}), "there is no symbol, or no timeframe"),
         ("dataset", lambda m: m.update(warnings=[5]), "warnings[0] is not a text"),
         ("dataset", lambda m: m["longest_gap"].pop("m5"), "longest_gap is not of the timeframes but the base"),
-        ("dataset", lambda m: m["statistics"].update(B=m["statistics"]["TEST"]), "statistics are not of the symbols"),
+        ("dataset", lambda m: m["arrays"].pop("val"), "arrays.val is missing"),
+        ("dataset", lambda m: m["arrays"]["mean"].update(dtype="<i8"), "arrays.mean is not <f8 of 3 axes"),
+        ("dataset", lambda m: m["features"].pop(), MISSHAPEN),
+        ("dataset", lambda m: m["splits"].update(hold_out={"from": 0}), MISSHAPEN),
+        ("dataset", lambda m: m["components"]["inputs"].update(TESTS=m["components"]["inputs"]["TEST"]), MISSHAPEN),
         (
             "dataset",
-            lambda m: m["statistics"]["TEST"]["std"][1].pop(),
-            "statistics.TEST are not of the timeframes and features",
-        ),
-        (
-            "dataset",
-            lambda m: m["statistics"]["TEST"].update(mean=[["0"] * 6] * 3),
-            "statistics.TEST are not of the timeframes and features",
+            lambda m: m["components"]["inputs"].update(A=m["components"]["inputs"]["TEST"]),
+            "components.inputs are not in the order of the symbols' names",
         ),
         ("windows", lambda m: m["arrays"].pop("ends"), "arrays.ends is missing"),
         ("windows", lambda m: m.update(timeframes=["m1"]), "timeframes are not as many as arrays.ends has columns"),
@@ -356,16 +341,32 @@ def test_a_dataset_with_a_sealed_manifest_that_is_wrong(copied: Path, of: str, c
     ("of", "change", "what"),
     [
         ("windows", lambda m: m["seq_len"].update(m1=31), "its timeframes or lengths are not those of"),
-        (
-            "dataset",
-            lambda m: m["splits"]["val"]["windows"].update(TEST=[1, 29_569]),
-            "it counts 29,569 windows of TEST",
-        ),
+        ("dataset", lambda m: m["seq_len"].update(m1=31), "its timeframes or lengths are not those of"),
     ],
 )
 def test_parts_that_do_not_belong_together(copied: Path, of: str, change: Callable[..., Any], what: str):
-    path = entries_of(copied)[of]
-    change_manifest(path, change)
+    entries = entries_of(copied)
+    change_manifest(entries[of], change)
+    said = fault(open_dataset, copied, "test")
+    assert said.startswith(f"{entries['windows']}: damaged, {what}")
+    assert said.endswith(VERIFY)
+
+
+@pytest.mark.parametrize(
+    ("array", "row", "value", "what"),
+    [
+        ("val", 0, [9, 5], "it gives val the windows [9, 5] of TEST, which has 29,568"),
+        ("val", 0, [1, 29_569], "it gives val the windows [1, 29569] of TEST, which has 29,568"),
+        ("train", 0, [-1, 5], "it gives train the windows [-1, 5] of TEST, which has 29,568"),
+        ("windows", 0, 29_569, "it counts [29569, 30000, 6241, 2082] windows and rows of TEST, which has [29568, "),
+        ("rows", (0, 2), 1, "it counts [29568, 30000, 6241, 1] windows and rows of TEST, which has [29568, 30000, "),
+        ("weight", 0, 0, "it draws the windows of TEST 0.0 times"),
+        ("weight", 0, np.nan, "it draws the windows of TEST nan times"),
+    ],
+)
+def test_what_a_dataset_knows_of_its_symbols_is_overwritten(copied: Path, array: str, row: Any, value: Any, what: str):
+    path = entries_of(copied)["dataset"]
+    overwrite(path, array, row, value)
     said = fault(open_dataset, copied, "test")
     assert said.startswith(f"{path}: damaged, {what}")
     assert said.endswith(VERIFY)

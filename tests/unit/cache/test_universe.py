@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 
 from cache import layout, reader
 from cache import rows as rows_module
@@ -56,6 +57,25 @@ def test_windows_are_numbered_symbol_by_symbol(dataset: Dataset):
     symbol, local = universe.locate(np.arange(number))
     assert (universe.first[symbol] + local == np.arange(number)).all()
     assert (np.bincount(symbol) == np.diff(universe.first)).all()
+
+
+def test_other_readers_see_what_is_known_of_each_symbol(dataset: Dataset):
+    with xarray.open_zarr(dataset.entry.path, consolidated=False) as opened:
+        attrs = opened.attrs
+        found = opened.assign_coords(
+            symbol=list(attrs["components"]["inputs"]), timeframe=attrs["timeframes"], feature=attrs["features"]
+        )
+        for symbol, entries in dataset.symbols.items():
+            one = found.sel(symbol=symbol)
+            assert one["windows"] == entries.windows.shape("time")[0]
+            assert {part: one[part].values.tolist() for part in attrs["splits"]} == {
+                part: of["windows"][symbol] for part, of in dataset.splits.items()
+            }
+            for name, stream in entries.streams.items():
+                of_stream = one.sel(timeframe=name)
+                assert of_stream["rows"] == stream.shape("values")[0]
+                for moment in ("mean", "std"):
+                    assert of_stream[moment].to_series().to_dict() == stream.manifest["statistics"][moment]
 
 
 def test_parts_are_of_the_symbols_that_are_meant(dataset: Dataset):

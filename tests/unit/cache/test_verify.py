@@ -118,7 +118,7 @@ def test_sizes_and_missing_files(copied: Path, dataset: Dataset):
 
 def test_a_changed_manifest(copied: Path, dataset: Dataset):
     file = dataset.entry.path / "zarr.json"
-    file.write_bytes(file.read_bytes().replace(b'"headstart": "0.1.0"', b'"headstart": "0.1.1"'))
+    file.write_bytes(file.read_bytes().replace(b'"headstart":"0.1.0"', b'"headstart":"0.1.1"'))
     assert said(copied) == [f"{file}: {CHANGED}; {REMAKE}"]
 
 
@@ -130,7 +130,7 @@ def test_every_bit_of_metadata_counts(copied: Path, dataset: Dataset):
         for change in (
             content.replace(b"e-", b"E-"),
             content + b"\n",
-            content.replace(b"  ", b"\t", 1),
+            content.replace(b",", b", ", 1),
             b" " + content,
         ):
             if change != content:
@@ -176,7 +176,7 @@ def test_an_entry_of_the_format_before(copied: Path, dataset: Dataset):
     manifest = {"format": "headstart/1", "stage": "bars", "key": "0" * 32}
     (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": manifest}))
     assert said(copied) == [
-        f"{path / 'zarr.json'}: it is in format headstart/1, and this version reads headstart/5; {REMAKE}"
+        f"{path / 'zarr.json'}: it is in format headstart/1, and this version reads headstart/6; {REMAKE}"
     ]
 
 
@@ -280,10 +280,10 @@ def test_only_what_a_dataset_needs(copied: Path, dataset: Dataset):
 
 
 def test_parts_that_do_not_fit_together(copied: Path, dataset: Dataset):
-    change_manifest(dataset.entry.path, lambda m: m["splits"]["val"]["windows"].update(TEST=[1, 29_569]))
+    change_manifest(dataset.entry.path, lambda m: m["seq_len"].update(m1=31))
     (one,) = said(copied)
     assert one.startswith(f"{dataset.entry.path}: its parts do not fit together (")
-    assert "it counts 29,569 windows of TEST" in one
+    assert "its timeframes or lengths are not those of" in one
 
 
 def test_repair_drops_just_what_is_damaged(copied: Path, dataset: Dataset):

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -16,14 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cache.check import Body, check_body
 from cache.entries import Entry, StoreError, entry_exists, open_entry
 from cache.files import write_atomically
 from cache.keys import Components
-from cache.layout import CHUNK_ROWS, SHARD_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path, shards
+from cache.layout import CHUNK_ROWS, PIECE_ROWS, SHARD_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path, shards
 from cache.locks import entry_lock
 from cache.seal import unsealed
 from cache.writer import EntryWriter
-from tests.unit.cache.making import child, said
+from tests.unit.cache.making import child, flip, said
 
 COMPONENTS = Components("bars", 1, {"timeframe": "m1"}, {"content": "00"})
 TIME = ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES)
@@ -100,7 +102,7 @@ def check_everywhere(store: Path, spec: ArraySpec, rows: int, cuts: Sequence[int
             "dims": list(array_spec.dims),
             "attributes": array_spec.attributes,
             "bytes": sum(map(len, bodies)),
-            "md5": [hashlib.md5(body).hexdigest() for body in bodies],
+            "md5": [hashlib.md5(piece).hexdigest() for piece in np.split(expected, range(16_384, rows, 16_384))],
         }
 
 
@@ -134,8 +136,10 @@ def test_chunks_of_fill_values_keep_their_place(tmp_path: Path, spec: ArraySpec,
     assert same(read_tensorstore(entry.path / spec.name), data)
 
 
-@pytest.mark.parametrize("rows", [1, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + 1, 2 * SHARD_ROWS + 7])
-@pytest.mark.parametrize("more", [0, 3, SHARD_ROWS])
+@pytest.mark.parametrize(
+    "rows", [1, PIECE_ROWS, 3 * PIECE_ROWS + 1, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + 1, 2 * SHARD_ROWS + PIECE_ROWS]
+)
+@pytest.mark.parametrize("more", [0, 3, PIECE_ROWS - 1, SHARD_ROWS])
 def test_an_array_that_begins_with_another(tmp_path: Path, rows: int, more: int):
     spec = SPECS[2]
     data = random_array(spec, rows + more)
@@ -155,15 +159,59 @@ def test_an_array_that_begins_with_another(tmp_path: Path, rows: int, more: int)
         assert shared == (shard.start + SHARD_ROWS <= rows)
 
 
-def test_damaged_rows_are_not_taken_over(tmp_path: Path):
-    earlier = write(tmp_path, [(TIME, times(SHARD_ROWS + 5))])
+@pytest.mark.parametrize("row", [SHARD_ROWS + PIECE_ROWS, SHARD_ROWS + PIECE_ROWS + 4])
+def test_damaged_rows_that_get_another_md5_are_not_taken_over(tmp_path: Path, row: int):
+    earlier = write(tmp_path, [(TIME, times(SHARD_ROWS + PIECE_ROWS + 5))])
     body = body_path(earlier.path, "close_time", 1, 1)
-    data = bytearray(body.read_bytes())
-    data[3] ^= 1
-    body.write_bytes(data)
+    flip(body, 64 * (row - SHARD_ROWS))
     told = pytest.raises(StoreError, match=r"close_time/c/1: damaged, its MD5 .* `bin/cache verify --repair`")
     with EntryWriter(tmp_path, Components("bars", 1, {}, {})) as entry, told:
         entry.array(TIME, earlier)
+
+
+@pytest.mark.parametrize("row", [0, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + PIECE_ROWS - 1])
+def test_damage_in_full_pieces_shows_in_what_takes_them_over(tmp_path: Path, row: int):
+    rows = SHARD_ROWS + PIECE_ROWS + 5
+    data = times(rows + 7)
+    earlier = write(tmp_path, [(TIME, data[:rows])])
+    flip(body_path(earlier.path, "close_time", 1, row // SHARD_ROWS), 64 * (row % SHARD_ROWS))
+    components = Components("bars", 1, {"timeframe": "m1"}, {"content": "01"})
+    with EntryWriter(tmp_path, components) as entry:
+        entry.array(TIME, earlier).append(data[rows:])
+        entry.publish(origin="test")
+    found = open_entry(tmp_path, "bars", components.key)
+    assert found.manifest["arrays"] == write(tmp_path / "whole", [(TIME, data)]).manifest["arrays"]
+    for one in (earlier, found):
+        damages = []
+        for shard in shards(one.shape("close_time")[0]):
+            md5s = one.manifest["arrays"]["close_time"]["md5"]
+            file = body_path(one.path, "close_time", 1, shard.number)
+            body = Body(one.path, file, TIME, shard, tuple(md5s[piece] for piece in shard.pieces()))
+            damages.append(check_body(body, lambda count: None))
+        assert [damage is None for damage in damages] == [row >= SHARD_ROWS, row < SHARD_ROWS]
+
+
+def refuse_to_copy(*arguments: int) -> int:
+    raise OSError(errno.EXDEV, "not between these")
+
+
+@pytest.mark.parametrize("few", [None, 100_000])
+def test_where_the_system_copies_nothing_or_little_all_is_copied(
+    tmp_path: Path, few: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    copy = os.copy_file_range
+    monkeypatch.setattr(
+        "os.copy_file_range", (lambda a, b, size: copy(a, b, min(size, few))) if few else refuse_to_copy
+    )
+    data = random_array(SPECS[1], 5 * PIECE_ROWS + 3)
+    earlier = write(tmp_path, [(SPECS[1], data[:-1])])
+    components = Components("bars", 1, {"timeframe": "m1"}, {"content": "01"})
+    with EntryWriter(tmp_path, components) as entry:
+        entry.array(SPECS[1], earlier).append(data[-1:])
+        entry.publish(origin="test")
+    found = open_entry(tmp_path, "bars", components.key)
+    assert same(found.array(SPECS[1].name), data)
+    assert found.manifest["arrays"] == write(tmp_path / "whole", [(SPECS[1], data)]).manifest["arrays"]
 
 
 def test_where_there_are_no_hard_links_shards_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -196,7 +244,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/5",
+        "format": "headstart/6",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,
@@ -242,7 +290,8 @@ def test_an_entry_appears_at_once_and_whole(tmp_path: Path, monkeypatch: pytest.
                 open_entry(tmp_path, "bars", COMPONENTS.key)
             manifest = json.loads((self / "zarr.json").read_bytes())["attributes"]
             body = self / "close_time/c/0"
-            whole.append(hashlib.md5(body.read_bytes()).hexdigest() == manifest["arrays"]["close_time"]["md5"][0])
+            rows = body.read_bytes()[: 5 * 8]
+            whole.append([hashlib.md5(rows).hexdigest()] == manifest["arrays"]["close_time"]["md5"])
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", observed)

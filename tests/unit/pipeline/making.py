@@ -100,6 +100,9 @@ class MemorySeries(BarSeries):
     def completed_by(self, instant: int) -> int:
         return int((self.bars.close_time <= instant).sum())
 
+    def opened_before(self, instant: int) -> int:
+        return int((self.bars.open_time < instant).sum())
+
 
 def store_bars(store: Path, bars: Block, name: str = "bars") -> BarSeries:
     """The bars as an entry of the store."""

@@ -135,7 +135,7 @@ def test_unclear_columns_are_an_error_that_lists_them(tmp_path: Path, change: di
 def test_a_missing_column_is_an_error_that_lists_those_there_are(tmp_path: Path, column: str, role: str):
     left = [name for name in frame().columns if name != column]
     assert fault_of(saved(tmp_path, frame().drop(columns=column))) == (
-        f"which column is the {role}? none of the columns is known: {left}. Name it in data.source.columns.{role}"
+        f"which column is the {role}? none is called so: {left}. Name it in data.source.columns.{role}"
     )
 
 
@@ -159,7 +159,7 @@ def test_times_may_be_the_pandas_index(tmp_path: Path, name: str | None):
 
 def test_a_range_index_is_not_mistaken_for_times(tmp_path: Path):
     path = saved(tmp_path, frame().set_index(pd.Index(range(100, 105))).drop(columns="timestamp"), index=True)
-    assert fault_of(path).startswith("which column is the time? none of the columns is known")
+    assert fault_of(path).startswith("which column is the time? none is called so")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_what_is_stored_is_compared_to_the_byte(made: tuple[Dataset, Path]):
 
 def test_a_statistic_that_is_off_by_one_bit_is_told(made: tuple[Dataset, Path]):
     dataset, store = made
-    symbols = evidence_of(dataset, store)
+    symbols = deepcopy(evidence_of(dataset, store))
     cutoff = dataset.splits["train"]["until"]
     found = check_statistics(symbols, cutoff)
     assert (found.checked, found.faults) == (12, [])
@@ -283,7 +284,7 @@ def test_a_feature_that_remembers_longer_gives_the_hidden_close_away(
         out[2:, 4] = ohlc[2:, 3] - ohlc[:-2, 3]
 
     dataset, store = made
-    symbols = evidence_of(dataset, store)
+    symbols = deepcopy(evidence_of(dataset, store))
     for one in symbols.values():
         for stream in one.streams.values():
             stream.manifest.update(feature_set="price", reveals=["delta_close"])

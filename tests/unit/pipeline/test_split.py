@@ -183,5 +183,5 @@ def test_a_part_that_no_symbol_has_windows_for_is_an_error_that_says_what_to_cha
     assert str(error) == (
         "test: the split leaves no training windows. Training ends at 2024-01-07T00:00:00 UTC, and validation windows "
         "must lie wholly after 2024-01-10T00:00:00 UTC; the last window, at 2024-01-12T00:01:00 UTC, spans 1.1 days. "
-        "Change data.split, shorten data.window.seq_len, or leave out the longest timeframe"
+        "Give training windows more time in data.split, shorten data.window.seq_len, or leave out the longest timeframe"
     )
