@@ -174,7 +174,7 @@ class WindowSource:
             [base_BL < next(found)] if self._padded else [],
             [torch.stack([base_BL, base_BL + 1], dim=-1), *rows],
             times,
-            [close.log() for close in closes],
+            list(torch.stack(closes).log()) if closes else [],
             next(found).long() if self._labelled else index_B.new_empty(len(index_B), 0),
         )
 

@@ -68,8 +68,8 @@ class Held:
         symbol_B = torch.searchsorted(self._first, index_B, right=True) - 1
         starts_BS = self._ends_WS.index_select(0, index_B) - self._lengths_S
         before_BS = self._before_NS.index_select(0, symbol_B)
-        starts_SB = (starts_BS + before_BS).T.contiguous()
-        last_SB = ((starts_BS - 1).clamp(min=0) + before_BS).T.contiguous()
+        starts_SB = (starts_BS + before_BS).T.contiguous().unbind()
+        last_SB = ((starts_BS - 1).clamp(min=0) + before_BS).T.contiguous().unbind()
         found = []
         for k, (one, view) in enumerate(zip(self._wanted, self._views, strict=True)):
             rows = index_B if one.stream is None else (last_SB if one.length is None else starts_SB)[one.stream]
