@@ -166,10 +166,11 @@ def _manifest(content: bytes, stage: str, key: str) -> tuple[dict[str, Any], str
     try:
         attributes = json.loads(content)["attributes"]
         written_in = attributes["format"]
-        if written_in != FORMAT and isinstance(written_in, str) and "md5" not in attributes:
+        sealed = "md5" in attributes  # not in the first formats
+        manifest = unsealed(attributes) if sealed else attributes
+        if written_in != FORMAT:
             return {}, f"it is in format {written_in}, and this version reads {FORMAT}"
-        manifest = unsealed(attributes)
-        if content != metadata_bytes(group_metadata(attributes)) or written_in != FORMAT:
+        if not sealed or content != metadata_bytes(group_metadata(attributes)):
             return {}, _CHANGED
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}, _CHANGED

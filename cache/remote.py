@@ -116,7 +116,9 @@ class Remote:
         try:
             self._asked(self.where(name), get)
         except FileNotFoundError:
-            raise self.damaged(name, "it is missing") from None
+            raise StoreError(
+                f"{self.where(name)}: missing, and the dataset needs it. Push the dataset again from where it is whole"
+            ) from None
         except OverflowError:
             raise self.damaged(name, f"it is larger than {limit:,} bytes, which is more than it can need") from None
         moved.tell(size)

@@ -36,6 +36,7 @@ def describe(dataset: Dataset, store: Path, updated: str, last_used: str) -> dic
             }
             for symbol, entries in dataset.symbols.items()
         },
+        "left_out": manifest["left_out"],
         "splits": dataset.splits,
         "recipe": dataset.recipe,
         **{name: manifest[name] for name in CHECKS if name in manifest},
@@ -54,6 +55,7 @@ def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> I
     for part, bounds in dataset.splits.items():
         limit = f"until {format_time(bounds['until'])}" if "until" in bounds else f"from {format_time(bounds['from'])}"
         yield f"  {part:<11} {limit}"
+    yield from (f"  left out    {symbol}: {why}" for symbol, why in dataset.entry.manifest["left_out"].items())
     yield from check_lines(dataset.entry.manifest)
     if len(dataset.symbols) <= _IN_FULL:
         for symbol, entries in dataset.symbols.items():
@@ -127,6 +129,7 @@ def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: 
 
 def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
     rows = []
+    names = ("windows", *dataset.splits, "purged")
     for symbol, entries in dataset.symbols.items():
         counts, time = _counts(dataset, symbol, entries), entries.windows.array("time")
         bars = [_described(one) for one in sources_of(entries.windows, store)]
@@ -134,11 +137,11 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
         for one in bars:
             repaired.update({fault: change["rows"] for fault, change in one["repaired"].items()})
         rows_of = ", ".join(f"{fault} {count:,}" for fault, count in repaired.items())
-        columns = [f"{counts[name]:,}" for name in ("windows", "train", "val", "purged")]
+        columns = [f"{counts[name]:,}" for name in names]
         ends = [format_time(time[at])[:10] for at in (0, -1)]
         rows.append((symbol, *columns, *ends, rows_of or "-", str(sum(len(one["remarks"]) for one in bars))))
-    header = ("symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks")
-    yield from table([header, *rows], right={1, 2, 3, 4, 8})
+    header = ("symbol", *names, "first", "last", "repaired", "remarks")
+    yield from table([header, *rows], right={*range(1, len(names) + 1), len(header) - 1})
     yield f"{len(rows):,} symbols; where their entries lie, and all remarks: bin/cache show {dataset.name} --json"
 
 

@@ -75,7 +75,12 @@ def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]
     with dask.config.set(_SETTINGS):
         if scheduler == LOCAL:
             with (
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0") as here,
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,  # what fails in a worker is told by us, too
+                ) as here,
                 Client(here) as client,
             ):
                 yield _told(client, console)

@@ -11,6 +11,7 @@ from cache.entries import Entry, StoreError, entry_exists, open_entry
 from cache.explain import nearest, value_words
 from cache.files import listing
 from cache.reader import open_dataset
+from cache.recipes import AnyRecipe
 from cache.refs import check_folder, read_ref
 from pipeline.files import is_url, url_of
 from pipeline.plan import Node, Plan, Sources
@@ -75,6 +76,28 @@ def look_up(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explan
     if last:
         changes += _changed_plugin(plan, store)
     return Explanation(files, tuple(changes), tuple(_verdicts(plan, files, data_dir, store)))
+
+
+def left_out_before(recipe: AnyRecipe, sources: Sources, data_dir: Path, store: Path) -> dict[str, str]:
+    """Symbols that the last build under this name left out, and why; not those read, or given, otherwise now."""
+    try:
+        last = read_ref(store, recipe.name)
+        left_out = open_entry(store, "datasets", last["dataset"]).manifest.get("left_out", {})
+    except StoreError:
+        return {}
+    if any(
+        field.startswith(("data.source", "data.universe.failing")) for field, *_ in recipe.differs_from(last["recipe"])
+    ):
+        return {}
+    return {
+        symbol: why
+        for symbol, why in left_out.items()
+        if symbol in sources
+        and all(
+            files.items() <= last["sources"].get(timeframe, {}).items()
+            for timeframe, files in source_paths({symbol: sources[symbol]}, data_dir).items()
+        )
+    }
 
 
 def _changed_plugin(plan: Plan, store: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ import click
 from cache.console import Console, command, examples
 from cache.recipes import parse_recipe
 from configs.loader import load_config
+from pipeline.universe import Faults, fault_table
 
 if TYPE_CHECKING:
     from pipeline.explain import Explanation
@@ -41,22 +42,24 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
     With the arguments of bin/build-cache; nothing is built. For every entry: hit (it is there), build, or stale source
     (to be built anew because the content of a source file changed). A missing entry is compared with the nearest one
     that is there, field by field. Whether the recipe leaves any windows is not judged: the build finds that out.
+    Symbols that the last build left out count as left out again, where their files and data.source are the same.
     """
     recipe = parse_recipe(load_config(config_path, overrides))
-    from pipeline.explain import explain  # pyarrow and numba, which bad arguments need not wait for
+    from pipeline.explain import explain, left_out_before  # pyarrow and numba, which bad arguments need not wait for
     from pipeline.ways import way_of
 
     way = way_of(recipe)
     with Console(sys.stderr).phase("fingerprint sources"):
         sources = way.find_sources(recipe, data_dir, store)
-    explanation = explain(way.make_plan(recipe, sources, {}), sources, data_dir, store)
+    plan = way.make_plan(recipe, sources, left_out_before(recipe, sources, data_dir, store))
+    explanation = explain(plan, sources, data_dir, store)
     if as_json:
-        click.echo(json.dumps(_as_json(explanation), indent=2))
+        click.echo(json.dumps(_as_json(explanation, plan.left_out), indent=2))
     else:
-        click.echo("\n".join(_lines(recipe.name, explanation)))
+        click.echo("\n".join(_lines(recipe.name, explanation, plan.left_out)))
 
 
-def _lines(name: str, explanation: "Explanation") -> Iterator[str]:
+def _lines(name: str, explanation: "Explanation", left_out: Faults) -> Iterator[str]:
     missing, total = len(explanation.missing), len(explanation.verdicts)
     yield f"{name}: {total - missing} of {total} entries are in the store, {missing} to build"
     if explanation.files:
@@ -65,6 +68,9 @@ def _lines(name: str, explanation: "Explanation") -> Iterator[str]:
     if explanation.changes:
         yield "\nThe recipe, against the last build under this name:"
         yield from (f"  {change}" for change in explanation.changes)
+    if left_out:
+        yield "\nLeft out, as far as is known before the build:"
+        yield from (f"  {line}" for line in fault_table(left_out))
     yield "\nEntries:"
     for verdict in explanation.verdicts:
         yield f"  {verdict.state:<12}  {verdict.node.label}  {verdict.node.components.key}"
@@ -73,10 +79,11 @@ def _lines(name: str, explanation: "Explanation") -> Iterator[str]:
             yield f"                  (compared with {verdict.nearest}, the nearest there is)"
 
 
-def _as_json(explanation: "Explanation") -> dict[str, object]:
+def _as_json(explanation: "Explanation", left_out: Faults) -> dict[str, object]:
     return {
         "files": [asdict(file) for file in explanation.files],
         "changes": list(explanation.changes),
+        "left_out": dict(left_out),
         "entries": [
             {
                 "stage": verdict.node.components.stage,

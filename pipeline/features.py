@@ -110,6 +110,8 @@ def compute_features(
     Before the first bar, columns of a user's own see bars that stay at its open. Raises UserError for what they hold
     that is not a number.
     """
+    if first >= stop:
+        return
     own, reach = features.own, features.lookback
     known = bars.between(max(first - reach, 0), first).ohlc
     before = np.concatenate([np.full((reach - len(known), 4), bars.rows("ohlc", 0, 1)[0, 0]), known])

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cache.entries import StoreError
 from cache.keys import Components, Identity
 from cache.recipe import Recipe
 from cache.recipes import AnyRecipe
@@ -93,7 +94,13 @@ class Plan:
 
 
 def blame(plan: Plan, faults: Mapping[str, UserError]) -> dict[str, UserError]:
-    """Which symbols have these faults, given by key. Raises a fault that is no symbol's own, or of the only symbol."""
+    """Which symbols have these faults, given by key.
+
+    Raises a fault that is no symbol's own, or of the only symbol, and StoreError: no data is at fault there.
+    """
+    for fault in faults.values():
+        if isinstance(fault, StoreError):
+            raise fault
     nodes = {node.components.key: node for node in plan.nodes}
     found: dict[str, UserError] = {}
     symbols = plan.dataset.components.inputs

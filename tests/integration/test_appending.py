@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from cache.entries import open_entry
+from cache.entries import StoreError, open_entry
 from cache.layout import PIECE_ROWS, SHARD_ROWS, body_path
 from cache.reader import Dataset, open_dataset
 from cache.timeframes import format_time
@@ -150,6 +150,25 @@ def test_symbols_are_appended_to_one_by_one(tmp_path: Path):
     checks = dataset.entry.manifest["certificate"]["checks"]
     assert checks["statistics"]["checked"] == 0  # all are those of before
     assert len(open_dataset(tmp_path / "store", "test").symbols) == 3
+
+
+@pytest.mark.parametrize("failing", ["error", "leave_out"])
+def test_a_symbol_is_not_blamed_for_a_damaged_store(tmp_path: Path, failing: str):
+    for seed, name in enumerate(("AAA", "BBB")):
+        write(tmp_path / "data", *bars(seed, 6000), [5000], name + "-{}.parquet")
+        (tmp_path / f"data/{name}-1.parquet").rename(tmp_path / f"{name}-1.parquet")
+    options = ("source.files={m1: '{symbol}-*.parquet'}", TIMEFRAMES, "window.seq_len=4", PINNED)
+    recipe = make_recipe(*options, f"universe.failing={failing}")
+    dataset = build(recipe, tmp_path / "data", tmp_path / "store", 2, quiet()).dataset
+    body = body_path(dataset.symbols["AAA"].streams["m5"].path, "values", 2)
+    body.write_bytes(b"\xff" + body.read_bytes()[1:])
+    for name in ("AAA", "BBB"):
+        (tmp_path / f"{name}-1.parquet").rename(tmp_path / f"data/{name}-1.parquet")
+    with pytest.raises(StoreError) as caught:
+        build(recipe, tmp_path / "data", tmp_path / "store", 2, quiet())
+    assert str(caught.value).startswith(f"{body}: damaged, its MD5 is not that of the manifest")
+    assert "leave_out" not in str(caught.value)
+    assert open_dataset(tmp_path / "store", "test").entry.key == dataset.entry.key
 
 
 def test_a_build_that_goes_on_says_what_it_took_over(tmp_path: Path):

@@ -73,6 +73,7 @@ def test_show_json(test_store: Path, tmp_path: Path):
                 "counts": {"windows": 29_568, "train": 23_568, "val": 5_518, "purged": 482},
             }
         },
+        "left_out": {},
         "splits": dataset.splits,
         "recipe": ref["recipe"],
         **{name: dataset.entry.manifest[name] for name in CHECKS if name in dataset.entry.manifest},

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from cache.recipe import Recipe
 from pipeline import plan
 from pipeline.build import build
 from pipeline.explain import Explanation, explain, in_short, look_up
+from pipeline.explain_command import explain_command
 from pipeline.plan import make_plan
 from pipeline.simulate import simulate_bars
 from pipeline.sources import find_sources
@@ -70,6 +72,31 @@ def entries(folder: Path) -> list[Path]:
 def rewritten(folder: Path, name: str, seed: int = 7) -> None:
     (folder / "m1" / f"{name}.parquet").unlink(missing_ok=True)
     simulate_bars(folder / "m1" / f"{name}.parquet", 9_000, seed, lambda written: None)
+
+
+def test_symbols_left_out_before_are_left_out_again(folder: Path):
+    overrides = (*OVERRIDES, "universe.failing=leave_out", "features.statistics=pooled")
+    broken = folder / "m1/CCC.parquet"
+    broken.write_bytes(b"PAR1")
+    build(make_recipe(*overrides), folder, folder / "store", 2, quiet())
+
+    def asked(*more: str) -> dict[str, Any]:
+        words = [f"data.{one}" for one in (*overrides, *more)]
+        words += ["--config", "configs/test.yaml", "--data-dir", str(folder), "--store", str(folder / "store")]
+        told = CliRunner().invoke(explain_command, words), CliRunner().invoke(explain_command, [*words, "--json"])
+        found: dict[str, Any] = json.loads(told[1].stdout)
+        assert ("\nLeft out, as far as is known before the build:\n  symbol  why\n  CCC" in told[0].stdout) == (
+            "CCC" in found["left_out"]
+        )
+        return found
+
+    assert {one["state"] for one in asked()["entries"]} == {"hit"}
+    other = asked("window.seq_len=9")
+    assert list(other["left_out"]) == ["CCC"]
+    assert {one["stage"] for one in other["entries"] if one["state"] != "hit"} == {"windows", "datasets"}
+    assert not asked("source.policy.missing=drop")["left_out"]
+    rewritten(folder, "CCC")
+    assert not asked()["left_out"]
 
 
 def test_nothing_changed(folder: Path):
@@ -205,7 +232,7 @@ def test_the_command_for_scripts(folder: Path):
     done = command(folder, "--json", "data.window.stride=2")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    assert set(found) == {"files", "changes", "entries"}
+    assert set(found) == {"files", "changes", "left_out", "entries"}
     assert found["changes"] == ["data.window.stride 1 → 2"]
     (windows,) = (e for e in found["entries"] if (e["stage"], e["symbol"]) == ("windows", "BBB"))
     assert (windows["state"], windows["reasons"]) == ("build", ["data.window.stride 1 → 2"])

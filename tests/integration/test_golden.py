@@ -72,3 +72,6 @@ def test_the_golden_store_is_whole_and_opens(tmp_path: Path):
 def test_older_formats_are_refused_with_the_remedy(store: Path):
     with pytest.raises(StoreError, match=r"this version reads .*; run bin/build-cache again"):
         open_dataset(store, "golden")
+    findings = check_metadata(store).findings
+    assert len(findings) == len(list(store.glob("*/*/zarr.json")))
+    assert all(f"this version reads {FORMAT}" in str(finding) for finding in findings)

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache.reader import open_dataset
+from cache.show import describe, show_lines
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
 from pipeline import divide
@@ -102,6 +103,11 @@ def test_what_fails_is_left_out_by_name_and_counts_for_nothing(folder: Path, pla
     left_out = outcome.dataset.entry.manifest["left_out"]
     assert sorted(left_out) == ["CCC", "EEE", "FFF"]
     assert "row 100: -1.0 is not positive" in left_out["CCC"]
+    shown = list(show_lines(outcome.dataset, tmp_path / "store", "", ""))
+    assert [line for line in shown if "left out" in line] == [
+        f"  left out    {n}: {why}" for n, why in left_out.items()
+    ]
+    assert describe(outcome.dataset, tmp_path / "store", "", "")["left_out"] == left_out
     wanted = made(folder, tmp_path / "wanted", "source.exclude=[CCC]").dataset
     for symbol, entries in outcome.dataset.symbols.items():
         assert {n: s.key for n, s in entries.streams.items()} == {
@@ -158,10 +164,14 @@ def test_symbols_held_out_never_train_and_have_a_part_of_their_own(folder: Path,
     assert known.windows[0] == count
     assert known.rows[0].tolist() == [one.shape("values")[0] for one in dataset.symbols["AAA"].streams.values()]
     told = {line.split()[0]: line.split()[1:] for line in summarise(outcome)}
+    lines = [line.split() for line in show_lines(dataset, tmp_path / "store", "", "") if line]
+    shown = {first: others for first, *others in lines}
+    assert shown["symbol"][:5] == ["windows", "train", "val", "hold_out", "purged"]
     for symbol, entries in dataset.symbols.items():
         train, *after = (stop - start for start, stop in (ranges[symbol] for ranges in parts.values()))
         counts = [entries.streams["m1"].shape("values")[0], count, train, count - train - sum(after), sum(after)]
         assert told[symbol] == [f"{number:,}" for number in counts]
+        assert shown[symbol][:5] == [f"{number:,}" for number in (count, train, *after, count - train - sum(after))]
     assert certify_dataset(dataset, tmp_path / "store", 50, 0)["passed"]
 
 
@@ -185,6 +195,19 @@ def test_pooled_statistics_are_those_of_all_bars_that_train(folder: Path, tmp_pa
         np.testing.assert_allclose(scaled, stream.array("close"), rtol=1e-5)
     certificate = certify_dataset(dataset, tmp_path / "store", 50, 0)
     assert certificate["passed"], certificate
+
+
+def test_a_symbol_that_begins_after_training_is_scaled_by_the_others(folder: Path, tmp_path: Path):
+    overrides = ("features.statistics=pooled", "split={train_end: '2024-01-09'}")
+    alone = made(folder, tmp_path / "store", *overrides).dataset
+    for name in NAMES:
+        (tmp_path / f"{name}.parquet").symlink_to(folder / f"{name}.parquet")
+    write_parquet(tmp_path / "EEE.parquet", *bars(5, start=2000))
+    dataset = made(tmp_path, tmp_path / "store", *overrides).dataset
+    assert dataset.splits["train"]["windows"]["EEE"] == [0, 0]
+    moments = [d.symbols[name].streams["m1"].manifest["statistics"] for d, name in ((alone, "AAA"), (dataset, "EEE"))]
+    assert moments[0] == moments[1]
+    assert certify_dataset(dataset, tmp_path / "store", 50, 0)["passed"]
 
 
 def test_pooled_statistics_do_not_depend_on_names(folder: Path, tmp_path: Path):
@@ -300,6 +323,13 @@ def test_the_faults_of_symbols_come_back_from_workers(folder: Path, tmp_path: Pa
     threads = made(source, tmp_path / "threads", LEAVE_OUT)
     assert contents(tmp_path / "store") == contents(tmp_path / "threads")
     assert list(threads.dataset.entry.manifest["left_out"]) != []
+
+
+def test_what_else_fails_in_a_worker_is_told_once(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "streams").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        made(folder, tmp_path, scheduler="local")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_scheduler_that_is_not_there():

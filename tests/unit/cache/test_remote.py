@@ -223,7 +223,6 @@ def other_arrays(path: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
-    (Path.unlink, r"it is missing"),
     (lambda path: path.write_bytes(b""), r"windows/\w+/zarr.json: it should come first, but the file is empty"),
     (cut, r"windows/\w+/time/c/0: the archive is cut off within it"),
     (
@@ -253,6 +252,15 @@ def test_damage_is_told_and_nothing_is_named(
     for entry in (tmp_path / "store").glob("[bswd]*/*"):
         open_entry(tmp_path / "store", entry.parent.name, entry.name)
     assert all("the next try goes on from there" in line for line in more)
+    shutil.copy(windows(pushed), path)
+    pull(folder, tmp_path / "store")
+
+
+def test_an_object_that_is_missing_need_only_be_pushed_again(folder: Path, tmp_path: Path, pushed: Path):
+    path = windows(folder)
+    path.unlink()
+    told = refusal(folder, tmp_path / "store").splitlines()[0]
+    assert told == (f"file://{path}: missing, and the dataset needs it. Push the dataset again from where it is whole")
     shutil.copy(windows(pushed), path)
     pull(folder, tmp_path / "store")
 
