@@ -1,9 +1,11 @@
 """Several training processes on this machine, by torchrun's own launcher."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from cache.console import Console
 from configs.errors import UserError
 
 
@@ -17,11 +19,17 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(devices: int, arguments: Sequence[str]) -> None:
-    """Run bin/train with these arguments in `devices` processes, and wait. Raises UserError when one fails."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def launch(devices: int, arguments: Sequence[str], console: Console) -> None:
+    """Run bin/train with these arguments in `devices` processes, and wait. Raises UserError when one fails.
 
+    Ends this process, too, where a signal ended them; they have told it.
+    """
+    with console.phase(f"start {devices} processes"):
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.ERROR)  # of what happens to the processes, which is told below
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -34,5 +42,11 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "trainer.train_command", *arguments)
-    except ChildFailedError:
+    except SignalException:
+        sys.exit(1)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            what = f"was ended by {failure.signal_name()}; go on from the last checkpoint with --resume"
+            raise UserError(f"training process {rank} of {devices} {what}") from None
         raise UserError("one of the training processes failed; what it said stands above") from None

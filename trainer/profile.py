@@ -1,5 +1,6 @@
 """Where the time of a step goes: a trace for chrome://tracing or Perfetto, and a summary in a dozen lines."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ def profile_session(session: Session, path: Path, steps: int, advance: Callable[
     seconds = _timed(step.run, steps, device)
     loading = _timed(step.load_next, steps, device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it prints when it starts and stops
     with profile(activities=kinds) as profiler:
         for _ in range(steps):
             step.run()

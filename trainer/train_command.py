@@ -105,11 +105,15 @@ def main(
     if dataset.folds and trainer.training.task == "reconstruct":
         further = f"Learn labels from there: bin/train with --init-from {a_run}"
     if devices > 1 and not launched():
-        with console.phase("import torch"):
-            launch(devices, [*sys.argv[1:], *([] if run else ["--run", str(path)])])
+        launch(devices, [*sys.argv[1:], *([] if run else ["--run", str(path)])], console)
         return
     if launched() and not run:
-        raise UserError("torchrun starts several processes, which must agree on a directory: name one with --run")
+        raise UserError(
+            "torchrun starts several processes, which must agree on a directory: name one with --run, and write "
+            "torchrun … -m -- trainer.train_command …, or torchrun takes --run for an option of its own"
+        )
+    if find_lr and profile:
+        raise UserError("--find-lr and --profile are two things to do; leave out one of the two")
     if resume and find_lr:
         raise UserError("--find-lr tries rates on a model that has learnt nothing yet; leave out --resume")
 
@@ -152,13 +156,21 @@ def main(
                     draw(path / "predictions.csv", path / "confusion.png", dataset, console)
                 console.line(f"Done: {describe(ended)}. {further}")
         except (KeyboardInterrupt, OSError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if isinstance(error, OSError) and not (full and (path / "config.yaml").exists()):
+            foreseen = isinstance(error, KeyboardInterrupt) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            begun = any((at / "config.yaml").exists() for at in (path, path / "fold0"))
+            if not (foreseen and begun):
                 raise
+            if isinstance(error, KeyboardInterrupt) and not is_main():
+                sys.exit(1)  # rank 0 tells it
             words = ["bin/train", "--config", config_path, *config.overrides, "--store", str(store)]
-            words += ["--run", str(path), *(["--fold", fold] if fold else []), "--resume"]
+            words += ["--run", str(path), *(["--devices", str(devices)] if devices > 1 else [])]
+            words += [*(["--fold", fold] if fold else []), "--resume"]
             what = f"{in_words(error)}; free some" if isinstance(error, OSError) else str(error) or "interrupted"
             raise UserError(f"{what}. Continue from the last checkpoint:\n  {shlex.join(words)}") from None
+        except RuntimeError as error:
+            if not (launched() and "gloo/transport" in str(error)):
+                raise
+            raise UserError("another process of this run has ended, and this one with it") from None
 
 
 def check_once(key: str, overrides: Sequence[str]) -> None:

@@ -82,19 +82,44 @@ def test_a_run_goes_on_with_another_number_of_processes(store: Path) -> None:
     with subprocess.Popen(
         words, cwd=store.parent, env=ENVIRONMENT, start_new_session=True, stdout=-1, stderr=-1
     ) as two:
-        metrics = store.parent / "stopped/metrics.jsonl"
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 4):
-            time.sleep(0.02)
+        await_records(store.parent / "stopped/metrics.jsonl")
         os.killpg(two.pid, signal.SIGTERM)
-        _, said = two.communicate(timeout=100)
-    assert b"Traceback" not in said or two.returncode != 0
+        printed, said = two.communicate(timeout=100)
+    assert two.returncode == 1
+    assert [line.split(b" at ")[0] for line in said.splitlines()[1:2]] == [b"error: interrupted"]
+    assert said.splitlines()[2].endswith(b"stopped --devices 2 --resume")
+    assert len(said.splitlines()) == 3
+    assert printed.count(b"import torch") == printed.count(b"start 2 processes") == 1
     done = train(store, "stopped", "--resume")
     assert done.returncode == 0, done.stderr
     found = {(one["kind"], one["step"]): one["loss"] for one in records(store, "stopped")}
     expected = {(one["kind"], one["step"]): one["loss"] for one in records(store, "one")}
     assert found.keys() == expected.keys()
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=0.05)
+
+
+def test_a_process_that_is_killed_is_named(store: Path) -> None:
+    with subprocess.Popen(
+        [ROOT / "bin/train", *OPTIONS, "--store", store, "--run", store.parent / "killed", "--devices", "2"],
+        cwd=store.parent,
+        env=ENVIRONMENT,
+        stdout=-1,
+        stderr=-1,
+    ) as two:
+        await_records(store.parent / "killed/metrics.jsonl")
+        children = Path(f"/proc/{two.pid}/task/{two.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        _, said = two.communicate(timeout=100)
+    assert two.returncode == 1
+    assert b"was ended by SIGKILL; go on from the last checkpoint with --resume" in said
+    assert b"Traceback" not in said
+    assert b"multiprocessing/api.py" not in said  # torchrun's own words
+
+
+def await_records(metrics: Path) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 4):
+        time.sleep(0.02)
 
 
 def test_batches_that_do_not_divide_and_torchrun_without_a_directory_are_errors(store: Path) -> None:
@@ -104,8 +129,14 @@ def test_batches_that_do_not_divide_and_torchrun_without_a_directory_are_errors(
         "training.batch_size = 15 does not divide among 2 devices; it counts the windows of all of them"
         in failed.stderr
     )
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    words += ["trainer.train_command", *OPTIONS, "--store", str(store)]
-    done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-    assert done.returncode != 0
-    assert "must agree on a directory: name one with --run" in done.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
+    torchrun += ["trainer.train_command", *OPTIONS, "--store", str(store)]
+    for more, expected in (
+        ([], "must agree on a directory: name one with --run, and write torchrun … -m -- trainer.train_command …"),
+        (["--run", str(store.parent / "odd"), "training.batch_size=15"], "does not divide among 2 devices"),
+    ):
+        done = subprocess.run(
+            [*torchrun, *more], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode != 0
+        assert expected in done.stderr

@@ -341,6 +341,17 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(long_run: Path,
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_ctrl_c_before_there_is_a_run_promises_none(test_store: Path, tmp_path: Path):
+    words = command("train", *TEST, "--profile", "100000", "--store", test_store, "--run", tmp_path / "run")
+    process = Interrupted(tmp_path / "run", words).start()
+    while "profiling" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.endswith("\nerror: interrupted\n")
+
+
 def test_ctrl_c_ends_with_the_command_that_continues(test_store: Path, tmp_path: Path):
     path = tmp_path / "a run"  # a path that the command must quote
     settings = ("training.steps_per_epoch=60", "training.checkpoint_every=5", "training.val_windows=16")
@@ -602,6 +613,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         (["--run", ""], "--run .: a run needs a directory of its own; name one, such as runs/demo"),
         (["--run", "/dev/null"], "--run /dev/null: not a directory; name another, or one that is not there yet"),
         (["--resume", "--find-lr"], "--find-lr tries rates on a model that has learnt nothing yet; leave out --resume"),
+        (["--find-lr", "--profile", "2"], "--find-lr and --profile are two things to do; leave out one of the two"),
         (
             ["--batch-size", "8", "training.batch_size=16"],
             "training.batch_size=16: --batch-size sets it too; leave out one of the two",
