@@ -1,8 +1,8 @@
 """Training on one GPU: Headstart's step as a CUDA graph, compiled, and eager, against a Lightning Trainer.
 
 The Trainer has the same model, masks and loss, bf16-mixed, and a DataLoader with 8 workers over the same memory maps.
-All of them are processes of their own; compiling may overlap, but only one process at a time measures. Data: one-minute
-bars by bin/simulate and the dataset `sim` of configs/production.yaml, in a store.
+Each is a process of its own, one after the other. Data: one-minute bars by bin/simulate and the dataset `sim` of
+configs/production.yaml, in a store.
 
     python -m benchmarks.train_gpu --store STORE            prints a table, and writes it into docs/benchmarks.md
 
@@ -10,14 +10,13 @@ bars by bin/simulate and the dataset `sim` of configs/production.yaml, in a stor
 """
 
 import argparse
-import fcntl
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks import measure
 from benchmarks.train_rival import lightning_step
 
 BATCHES = (64, 256, 1024)
-WAYS = ("lightning", "eager", "graph", "compile", "fastest", "host")
+WAYS = ("lightning", "eager", "graph", "compile", "host")
 ROUNDS = 3
 
 
@@ -45,15 +44,10 @@ def main() -> None:
     command = [sys.executable, "-m", "benchmarks.train_gpu", "--store", str(options.store), "--one"]
     kept = options.results and options.results.exists()
     found: dict[str, dict[str, Any]] = json.loads(options.results.read_text()) if kept else {}
-    for batch in options.batches:  # the ways of one batch size fit a GPU's memory together
-        started = {
-            way: subprocess.Popen([*command, way, str(batch)], stdout=subprocess.PIPE, text=True)
-            for way in options.ways
-        }
-        for way, process in started.items():
-            out, _ = process.communicate()
-            if process.returncode == 0:
-                found[f"{batch} {way}"] = json.loads(out.splitlines()[-1])
+    for batch, way in itertools.product(options.batches, options.ways):
+        ended = subprocess.run([*command, way, str(batch)], stdout=subprocess.PIPE, text=True)
+        if ended.returncode == 0:
+            found[f"{batch} {way}"] = json.loads(ended.stdout.splitlines()[-1])
     if options.results:
         options.results.write_text(json.dumps(found))
     table = as_table(found)
@@ -77,12 +71,11 @@ def measure_one(store: Path, way: str, batch: int) -> dict[str, Any]:
     first = time.perf_counter() - began
     step(15)
     seconds = []
-    with alone(store):
-        for _ in range(ROUNDS):
-            count = 20 if way in ("lightning", "eager") else 50
-            seconds.append(seconds_of(step, count) / count)
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        share = data_share(step, our_step(store, way, batch, still=True)) if way in ("graph", "host") else None
+    for _ in range(ROUNDS):
+        count = 20 if way in ("lightning", "eager") else 50
+        seconds.append(seconds_of(step, count) / count)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    share = data_share(step, our_step(store, way, batch, still=True)) if way in ("graph", "host") else None
     median = statistics.median(seconds)
     return {
         "gpu": torch.cuda.get_device_name(),
@@ -138,11 +131,9 @@ class OurStep:
         from trainer.optim import one_cycle
         from trainer.step import TrainingStep
 
-        mode = {"host": "graph", "fastest": "compile"}.get(way, way)
         if way == "host":  # as where the streams do not fit
             torch.cuda.mem_get_info = lambda device=None: (0, 0)  # type: ignore[method-assign]
-        self.session = session_of(store, batch, f"training.step={mode}", f"training.deterministic={way != 'fastest'}")
-        session = self.session
+        session = self.session = session_of(store, batch, f"training.step={'graph' if way == 'host' else way}")
         rates = one_cycle(100_000, 1e-3, 0.05)
         self.step = TrainingStep(session.config, session.source, session.task, session.model, rates, session.ranks)
         session.model.train()
@@ -169,14 +160,6 @@ class OurStep:
 def our_step(store: Path, way: str, batch: int, still: bool = False) -> Callable[[int], None]:
     """Steps of Headstart; `still`: on the first batch always."""
     return OurStep(store, way, batch, still)
-
-
-@contextmanager
-def alone(store: Path) -> Iterator[None]:
-    """Measure while no other process of this benchmark does."""
-    with (store / ".benchmark").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def as_table(found: dict[str, dict[str, Any]]) -> str:

@@ -38,7 +38,7 @@ class Dataset:
     entry: Entry
     recipe: dict[str, Any]
     data_dir: str
-    symbols: Mapping[str, SymbolEntries]
+    symbols: "Symbols"
 
     @property
     def timeframes(self) -> list[str]:
@@ -50,10 +50,11 @@ class Dataset:
         """Window length in bars, per timeframe."""
         return dict(self.entry.manifest["seq_len"])
 
-    @cached_property
+    @property
     def per_symbol(self) -> PerSymbol:
         """What a dataset of bars knows of its symbols."""
-        return read_per_symbol(self.entry)
+        assert self.symbols.known
+        return self.symbols.known
 
     @cached_property
     def splits(self) -> dict[str, Any]:
@@ -78,20 +79,23 @@ class Symbols(Mapping[str, SymbolEntries]):
     """The entries of every symbol of a dataset, each opened and checked when it is asked for first.
 
     Raises StoreError, also where what the dataset knows of its symbols is impossible.
+
+    Attributes:
+        known: what a dataset of bars knows of them; None of recordings.
     """
 
     def __init__(self, store: Path, dataset: Entry) -> None:
         self._store, self._dataset = store, dataset
         _check_stage(dataset)
-        self._known = None if _of_sequences(dataset) else read_per_symbol(dataset)
+        self.known = None if _of_sequences(dataset) else read_per_symbol(dataset)
         self._numbers = {name: k for k, name in enumerate(dataset.manifest["components"]["inputs"])}
         self._open: dict[str, SymbolEntries] = {}
 
     def __getitem__(self, symbol: str) -> SymbolEntries:
         if symbol not in self._open:
             found, k = _open_symbol(self._store, self._dataset, symbol), self._numbers[symbol]
-            if self._known:
-                counted = [int(self._known.windows[k]), *self._known.rows[k].tolist()]
+            if self.known:
+                counted = [int(self.known.windows[k]), *self.known.rows[k].tolist()]
                 there = [found.windows.shape("time")[0], *(one.shape("values")[0] for one in found.streams.values())]
                 if counted != there:
                     what = f"it counts {counted} windows and rows of {symbol}, which has {there}"

@@ -33,7 +33,6 @@ class Progress:
     best_step: int = 0
     stale_epochs: int = 0
     best_score: float = float("inf")  # of what training.monitor names; lower is better
-    first_loss: float = float("inf")  # of the first step, before it changed anything
 
 
 def save_weights(path: Path, model: nn.Module, of: Mapping[str, Any]) -> None:

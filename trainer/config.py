@@ -112,7 +112,6 @@ class TrainingConfig(Model):
     accumulate: Count
     precision: Literal["fp32", "bf16", "fp16"]
     step: Literal["eager", "graph", "compile"]
-    deterministic: bool
     lr: Positive
     warmup: Share
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]

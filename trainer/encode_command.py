@@ -21,6 +21,7 @@ from trainer.runs import open_run
     epilog=examples(
         "bin/encode runs/demo --out embeddings/demo",
         "bin/encode runs/sse --out embeddings/sse-val --split val --batch-size 1024",
+        "bin/encode runs/imu/fold0 --out embeddings/imu-0 --split val",
         "bin/encode runs/demo --latency --windows 1000",
     )
 )
@@ -33,7 +34,8 @@ from trainer.runs import open_run
     type=click.Choice(["all", "train", "val", "hold_out"]),
     default="all",
     show_default=True,
-    help="Which windows; `all` has also those purged between the others, `hold_out` those of symbols that never train.",
+    help="Which windows; `all` has also those purged between the others, `hold_out` those of symbols that never train. "
+    "Of recordings `val` is the fold that RUN validates on.",
 )
 @click.option("--latency", is_flag=True, help="Measure how long one window takes on the CPU; needs no store.")
 @click.option("--windows", type=click.IntRange(1), default=200, show_default=True, help="Windows for --latency.")
@@ -46,6 +48,9 @@ def main(
     DIR/parts/<md5>, is a Zarr v3 group of `embedding` float32 [window, timeframe, latent, channel] and `time`, the
     decision times; xarray opens it, and it is there whole or not at all. When a call is stopped, the same call goes on
     with what is missing. A folder with embeddings of other weights, another dataset or another split is refused.
+
+    Recordings have no `time` but `padding` [window, latent], which latents are of padding alone, and their id, group,
+    fold and labels stand in DIR/recordings.csv, a row each, in the order of the parts.
     """
     if latency == (out is not None):
         raise click.UsageError("give either --out DIR, to write embeddings, or --latency")
@@ -57,26 +62,27 @@ def main(
         measure(console, run, windows)
         return
     with console.phase("open run"):
-        _, dataset, _ = open_run(run, store)
-        check_bars(dataset.kind, run)
+        _, dataset, fold = open_run(run, store)
     with console.phase("import torch, pandas, numba"):
         import torch
 
         from trainer.encode import Encoder
-        from trainer.encode_dataset import encode_dataset, shape_of, window_ranges
+        from trainer.encode_dataset import encode_dataset, shape_of
+        from trainer.encode_windows import window_ranges
     with console.phase("load encoder"):
         encoder = Encoder.load(run, "cuda" if torch.cuda.is_available() else "cpu")
-    total = sum(map(len, window_ranges(dataset, split).values()))
+    total = sum(len(own) for _, own in window_ranges(dataset, split, fold))
+    what = "recordings" if dataset.folds else "windows"
     shape = " × ".join(map(str, shape_of(encoder)))
-    console.line(f"  {dataset.name}: {total:,} windows, {shape} float32 each (timeframes × latents × channels)")
+    console.line(f"  {dataset.name}: {total:,} {what}, {shape} float32 each (timeframes × latents × channels)")
     began = perf_counter()
-    with console.bar("encode", "windows", total) as bar:
+    with console.bar("encode", what, total) as bar:
         made = encode_dataset(encoder, dataset, out, split, batch_size, bar.update)
     seconds = perf_counter() - began
     if made < total:
-        console.line(f"  {total - made:,} windows were there already")
+        console.line(f"  {total - made:,} {what} were there already")
     if made:
-        console.line(f"  {made:,} windows in {seconds:.2f} s, {made / seconds:,.0f} windows/s")
+        console.line(f"  {made:,} {what} in {seconds:.2f} s, {made / seconds:,.0f} {what}/s")
     console.line(f"Done: {out / 'encode.json'} lists the parts")
 
 
@@ -90,7 +96,8 @@ def measure(console: Console, run: Path, windows: int) -> None:
         from trainer.encode_latency import latencies
     with console.phase("load encoder"):
         encoder = Encoder.load(run)
-        check_bars(encoder.described["kind"], run)
+        if encoder.described["kind"] != "bars":
+            raise UserError(f"{run}: was trained on recordings, and --latency is that of windows of bars; leave it out")
     with console.bar("encode", "windows", windows) as bar:
         p50, p99 = np.percentile(latencies(encoder, windows, bar.update), [50, 99])
     lengths = " ".join(f"{name}×{length}" for name, length in encoder.inputs.recipe.seq_lens.items())
@@ -98,14 +105,6 @@ def measure(console: Console, run: Path, windows: int) -> None:
         f"One window of {lengths}, from frames to embedding on the CPU ({torch.get_num_threads()} threads): p50 "
         f"{p50:.2f} ms, p99 {p99:.2f} ms of {windows:,} windows"
     )
-
-
-def check_bars(kind: str, run: Path) -> None:
-    """Raise UserError for a run on anything else."""
-    if kind != "bars":
-        raise UserError(
-            f"{run}: was trained on recordings, and bin/encode embeds bars; use Encoder.load(run) in Python"
-        )
 
 
 if __name__ == "__main__":

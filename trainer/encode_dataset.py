@@ -2,20 +2,23 @@
 
     DIR/encode.json     which run, weights, dataset and windows DIR is of, and its parts by symbol, in order of time
     DIR/parts/<md5>/    an entry as those of the store: a Zarr v3 group that is there whole or not at all
+    DIR/recordings.csv  of recordings id, group, fold and labels, a row each, in the order of the parts
 
 A part holds up to 64 MB of consecutive windows of a symbol: `embedding` float32 [window, timeframe, latent, channel]
 and `time` int64 [window], the decision times as CF has them. Each array is one chunk and one file, which begins with
-the plain array, so that a part can be mapped: `np.memmap(part / "embedding/c/0/0/0/0", "<f4", "r", shape=…)`. With
+the plain array, so that a part can be mapped: `np.memmap(part / "embedding/c.0.0.0.0", "<f4", "r", shape=…)`. With
 xarray, all parts of a symbol are one dataset:
 
     parts = [part for part in json.loads(Path("DIR/encode.json").read_text())["parts"] if part["symbol"] == "EURUSD"]
     xarray.concat([xarray.open_zarr(f"DIR/{part['path']}", consolidated=False) for part in parts], "window")
 
+Of recordings there is no `time` but `padding` uint8 [window, latent], 1 where a latent is of padding alone. What the
+encoder makes of those that it trained on flatters it; `fold` of encode.json tells which it did not.
+
 A killed call leaves whole parts; the next one makes those that are not there.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,26 +26,29 @@ from typing import Any
 
 import filelock
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.entries import entry_path
 from cache.keys import Components
-from cache.layout import CHUNK_ROWS, TIME_ATTRIBUTES, ArraySpec
+from cache.layout import TIME_ATTRIBUTES, ArraySpec
+from cache.part import part_of
 from cache.reader import Dataset
 from cache.timeframes import format_time
 from cache.writer import EntryWriter
 from configs.errors import UserError
 from configs.loader import differences
+from trainer.classify import padding_of
 from trainer.data import WindowSource
 from trainer.described import describe_inputs
 from trainer.encode import Encoder
+from trainer.encode_windows import padding_latents, part_ranges, window_numbers, window_ranges, write_recordings
+from trainer.predictions import known_of
 from trainer.runs import write_json
 
-PART_BYTES = 64_000_000
 PART_VERSION = 2
+RECORDINGS = "recordings.csv"
 Advance = Callable[[int], object]
 
 
@@ -72,46 +78,16 @@ def encode_at(
     return torch.cat([torch.empty(0, *shape_of(encoder)), *_embedded(encoder, dataset, source, symbol, batches)])
 
 
-def window_numbers(dataset: Dataset, times: Any, symbol: str) -> Tensor:
-    """Which of a symbol's windows are at these decision times, int64 [N]. Arguments and errors as of `encode_at`."""
-    if isinstance(times, pd.DatetimeIndex):
-        if times.tz is None:
-            raise UserError("times have no zone; say which it is, for example with tz_localize('UTC')")
-        times = times.as_unit("ns").asi8
-    wanted = np.asarray(times)
-    if wanted.ndim != 1:
-        raise UserError(
-            f"times is {times!r}, not several in a row; give a pandas.DatetimeIndex with a zone, or a list of whole "
-            "nanoseconds since 1970 UTC"
-        )
-    if wanted.dtype.kind not in "iu" and len(wanted):
-        raise UserError(
-            f"times are {wanted.dtype}; give a pandas.DatetimeIndex with a zone, or whole nanoseconds since 1970 UTC"
-        )
-    wanted = wanted.astype(np.int64)
-    known = dataset.symbols[symbol].windows.array("time")
-    at = np.searchsorted(known, wanted)
-    there = known[np.minimum(at, len(known) - 1)] == wanted
-    if not there.all():
-        first = int(np.argmin(there))
-        near = [format_time(known[i]) for i in (at[first] - 1, at[first]) if 0 <= i < len(known)]
-        raise UserError(
-            f"{dataset.name}: {symbol} has no window at {format_time(wanted[first])}; the nearest "
-            f"{'are' if len(near) > 1 else 'is'} at {' and '.join(near)}"
-        )
-    return torch.from_numpy(at.astype(np.int64))
-
-
 def check_dataset(encoder: Encoder, dataset: Dataset) -> None:
     """Raise UserError when a dataset's windows are not made and scaled as those of the run."""
     if dataset.entry.key == encoder.described["dataset"]:
         return
-    here = describe_inputs(dataset)
-    parts = ("timeframes", "seq_lens", "bar_lengths", "features")
+    here = describe_inputs(dataset, encoder.described.get("fold"))
+    parts = ("timeframes", "seq_lens", "bar_lengths", "features", "fill", "derive", "length")
     then, now = ({part: of.get(part) for part in parts} for of in (encoder.described, here))
     changed = [f"  {key}: {old} then, {new} now" for key, old, new in differences(then, now)]
     if encoder.described["statistics"] != here["statistics"]:
-        changed.append("  statistics, by which features are scaled: of other training bars")
+        changed.append("  statistics, by which features are scaled: of other training data")
     if changed:
         raise UserError(
             "\n".join([f"{dataset.name}: not what {encoder.run} was trained on:", *changed])
@@ -129,9 +105,10 @@ def encode_dataset(
     """
     check_dataset(encoder, dataset)
     out = Path(out)
-    source, windows = WindowSource(dataset, encoder.device), window_ranges(dataset, split)
+    fold = encoder.described.get("fold")
+    source, windows = WindowSource(dataset, encoder.device, fold=fold), window_ranges(dataset, split, fold)
     of = {"weights": encoder.weights, "dataset": dataset.entry.key, "split": split}
-    ranges = [(symbol, one) for symbol, own in windows.items() for one in part_ranges(own, shape_of(encoder))]
+    ranges = [(symbol, one) for symbol, own in windows for one in part_ranges(own, shape_of(encoder))]
     parts = [
         Components("parts", PART_VERSION, {**of, "symbol": symbol, "windows": [one.start, one.stop]}, {})
         for symbol, one in ranges
@@ -140,7 +117,8 @@ def encode_dataset(
         **of,
         "run": str(encoder.run.resolve()),
         "timeframes": dataset.timeframes,
-        "shape": [sum(map(len, windows.values())), *shape_of(encoder)],
+        **({"fold": fold, "recordings": RECORDINGS} if dataset.folds else {}),
+        "shape": [sum(len(own) for _, own in windows), *shape_of(encoder)],
         "parts": [
             {"path": f"parts/{part.key}", "symbol": symbol, "windows": [one.start, one.stop]}
             for part, (symbol, one) in zip(parts, ranges, strict=True)
@@ -149,32 +127,21 @@ def encode_dataset(
     made = 0
     with _claimed(out, of):
         write_json(out / "encode.json", {**record, "complete": False})
+        if dataset.folds:
+            write_recordings(out / RECORDINGS, part_of(dataset, fold).windows, [own for _, own in windows])
         for part, (symbol, one) in zip(parts, ranges, strict=True):
             if (entry_path(out, "parts", part.key) / "zarr.json").is_file():
                 advance(len(one))
                 continue
             with EntryWriter(out, part) as entry:
                 batches = torch.arange(one.start, one.stop).split(batch_size)
-                times = dataset.symbols[symbol].windows.rows("time", one.start, one.stop)
-                _fill(entry, shape_of(encoder), times, _embedded(encoder, dataset, source, symbol, batches), advance)
+                beside = _beside(encoder, dataset, symbol, one)
+                _fill(entry, shape_of(encoder), *beside, _embedded(encoder, dataset, source, symbol, batches), advance)
                 details = {name: record[name] for name in ("run", "dataset", "timeframes")}
                 entry.publish(**details, batch_size=batch_size, device=encoder.device.type)
             made += len(one)
         write_json(out / "encode.json", {**record, "complete": True})
     return made
-
-
-def window_ranges(dataset: Dataset, split: str) -> dict[str, range]:
-    """By symbol its windows of a split (`all` has also those purged between the others). Raises UserError for none."""
-    if split == "all":
-        known = dataset.per_symbol
-        found = {symbol: range(count) for symbol, count in zip(known.names, known.windows.tolist(), strict=True)}
-    else:
-        bounds = dataset.splits.get(split, {"windows": {}})["windows"]
-        found = {symbol: range(*bounds[symbol]) for symbol in dataset.symbols if symbol in bounds}
-    if not any(found.values()):
-        raise UserError(f"{dataset.name}: the split {split} has no windows; choose another --split")
-    return {symbol: own for symbol, own in found.items() if own}
 
 
 def _named(dataset: Dataset, symbol: str | None) -> str:
@@ -195,42 +162,48 @@ def shape_of(encoder: Encoder) -> tuple[int, int, int]:
     return len(backbone.seq_lens), backbone.latent_lens[0], backbone.d_model
 
 
-def part_ranges(windows: range, shape: tuple[int, ...]) -> Iterator[range]:
-    """Ranges of windows that make about PART_BYTES each, and never more than one chunk."""
-    size = min(max(PART_BYTES // (4 * math.prod(shape)), 1), CHUNK_ROWS)
-    for start in range(windows.start, windows.stop, size):
-        yield range(start, min(start + size, windows.stop))
-
-
 def _embedded(
     encoder: Encoder, dataset: Dataset, source: WindowSource, symbol: str, batches: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Embeddings of batches of a symbol's own windows, on the CPU. Raises UserError where one is not finite."""
     for index in batches:
-        batch = source.gather(index + source.begins[symbol])
-        embedded = encoder.embed(batch.x, batch.close_time).cpu()
+        batch = source.gather(index if dataset.folds else index + source.begins[symbol])
+        embedded = encoder.embed(batch.x, [padding_of(batch)] if dataset.folds else batch.close_time).cpu()
         whole = embedded.isfinite().flatten(1).all(dim=1)
         if not whole.all():
-            t = int(dataset.symbols[symbol].windows.array("time")[index[int((~whole).int().argmax())]])
+            windows, at = dataset.symbols[symbol].windows, int(index[int((~whole).int().argmax())])
+            which = f"at {format_time(int(windows.array('time')[at]))}"
+            if dataset.folds:
+                which = f"that is recording {known_of(windows, np.array([at]))[0][0]}"
             raise UserError(
                 f"{encoder.run / 'best.safetensors'}: makes numbers that are not finite of the window of "
-                f"{dataset.name} at {format_time(t)}; train again, with a lower training.lr"
+                f"{dataset.name} {which}; train again, with a lower training.lr"
             )
         yield embedded
+
+
+def _beside(encoder: Encoder, dataset: Dataset, symbol: str, own: range) -> tuple[ArraySpec, NDArray[Any]]:
+    """What stands beside the embeddings of windows: their times, or which latents of recordings are padding."""
+    windows = dataset.symbols[symbol].windows
+    if not dataset.folds:
+        spec = ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES)
+        return spec, windows.rows("time", own.start, own.stop)
+    padding = padding_latents(windows, own, encoder.model.backbone.latent_stride)
+    return ArraySpec("padding", "|u1", ("window", "latent"), padding.shape[1:]), padding
 
 
 def _fill(
     entry: EntryWriter,
     shape: tuple[int, ...],
-    times: NDArray[np.int64],
+    spec: ArraySpec,
+    known: NDArray[Any],
     embedded: Iterable[Tensor],
     advance: Advance,
 ) -> None:
     """Write the arrays of a part."""
     axes = ("window", "timeframe", "latent", "channel")
-    embedding = entry.array(ArraySpec("embedding", "<f4", axes, shape, {"coordinates": "time"}))
-    time = entry.array(ArraySpec("time", "<i8", ("window",), attributes=TIME_ATTRIBUTES))
-    time.append(times)
+    embedding = entry.array(ArraySpec("embedding", "<f4", axes, shape, {"coordinates": spec.name}))
+    entry.array(spec).append(known)
     for values in embedded:
         embedding.append(values.numpy())
         advance(len(values))

@@ -1,4 +1,4 @@
-"""Transformer blocks by Triton kernels: what stands before attention, short attention, and what stands behind it.
+"""Transformer blocks by Triton kernels: what stands before attention, attention, and what stands behind it.
 
 What lies within such a part (norms, queries before they are turned, the hidden layer) never travels through the GPU's
 memory in the forward pass. Backward it is computed again from the tokens; only what the products for the weights'
@@ -15,11 +15,11 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer import kernels
-from trainer.layers import KERNEL_CHUNK, NORM_EPS, Block, attention
+from trainer import attention_kernels, kernels
+from trainer.layers import KERNEL_CHUNK, NORM_EPS, Block
 
 _ROWS = 64  # tokens a program
-_SHORT = 64  # tokens, and channels a head, that attention holds at once
+_OWN = 64  # tokens a program of attention
 
 
 class Kernels:
@@ -29,7 +29,7 @@ class Kernels:
         self._weights: list[Tensor] = []
         self._copies: list[Tensor] = []
         for block in blocks:
-            block.kernels = BlockKernels(block, self._copies, len(self._weights))
+            block.kernels = FusedBlock(block, self._copies, len(self._weights))
             self._weights += block.parameters()
 
     def refresh(self, dtype: torch.dtype) -> None:
@@ -40,7 +40,7 @@ class Kernels:
             torch._foreach_copy_(self._copies, self._weights)
 
 
-class BlockKernels:
+class FusedBlock:
     """The parts of a block as functions of tokens [B, T, D] in half precision."""
 
     def __init__(self, block: Block, copies: list[Tensor], first: int) -> None:
@@ -56,9 +56,7 @@ class BlockKernels:
         return found
 
     def attention(self, q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
-        """Scaled dot-product attention over T: [B, T, H, E]. Short sequences fit a program whole."""
-        if q_BTHE.shape[1] > _SHORT or q_BTHE.shape[3] > _SHORT:
-            return attention(q_BTHE, k_BTHE, v_BTHE)
+        """Scaled dot-product attention over T: [B, T, H, E]."""
         attended: Tensor = _Attention.apply(q_BTHE, k_BTHE, v_BTHE)  # type: ignore[no-untyped-call]
         return attended
 
@@ -147,23 +145,24 @@ class _Update(torch.autograd.Function):
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
-        batch, length, heads, width = q_BTHE.shape
-        out = q_BTHE.new_empty(q_BTHE.shape)
+        batch, length, heads, _ = q_BTHE.shape
+        out, lse = q_BTHE.new_empty(q_BTHE.shape), q_BTHE.new_empty(batch, heads, length, dtype=torch.float32)
         assert q_BTHE.stride() == k_BTHE.stride() == v_BTHE.stride() and q_BTHE.stride(3) == 1
-        kernels.attention_forward[batch, heads](
-            q_BTHE, k_BTHE, v_BTHE, out, *q_BTHE.stride()[:3], length, heads, **_attention_sizes(length, width)
+        grid, sizes = _attention_sizes(q_BTHE, step=_OWN)
+        attention_kernels.attention_forward[grid](
+            q_BTHE, k_BTHE, v_BTHE, out, lse, *q_BTHE.stride()[:3], heads, **sizes
         )
-        ctx.save_for_backward(q_BTHE, k_BTHE, v_BTHE)
+        ctx.save_for_backward(q_BTHE, k_BTHE, v_BTHE, out, lse)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = ctx.saved_tensors
-        batch, length, heads, width = q.shape
+        q, k, v, out, lse = ctx.saved_tensors
         dq, dk, dv = (q.new_empty(q.shape) for _ in range(3))
-        kernels.attention_backward[batch, heads](
-            q, k, v, dout.contiguous(), dq, dk, dv, *q.stride()[:3], length, heads, **_attention_sizes(length, width)
+        grid, sizes = _attention_sizes(q, step=_OWN if q.shape[1] <= _OWN else _OWN // 2)
+        attention_kernels.attention_backward[grid](
+            q, k, v, out, lse, dout.contiguous(), dq, dk, dv, *q.stride()[:3], q.shape[2], **sizes
         )
         return dq, dk, dv
 
@@ -184,8 +183,19 @@ def _sizes(width: int) -> dict[str, Any]:
     return {"D": width, "eps": NORM_EPS, "ROWS": _ROWS, "BLOCK_D": _block(width), "num_warps": 4, "num_stages": 3}
 
 
-def _attention_sizes(length: int, width: int) -> dict[str, Any]:
-    return {"E": width, "TOKENS": _block(length), "CHANNELS": _block(width), "scale": width**-0.5, "num_warps": 4}
+def _attention_sizes(q_BTHE: Tensor, step: int) -> tuple[tuple[int], dict[str, Any]]:
+    batch, length, heads, width = q_BTHE.shape
+    own, channels = min(_block(length), _OWN), _block(width)
+    sizes = {
+        "LENGTH": length,
+        "E": width,
+        "CHANNELS": channels,
+        "scale": width**-0.5,
+        "OWN": own,
+        "STEP": min(own, step),
+    }
+    stages = 3 if channels <= 64 else 2  # more do not fit every GPU's multiprocessors
+    return (batch * heads * triton.cdiv(length, own),), {**sizes, "num_warps": 4, "num_stages": stages}
 
 
 def _block(size: int) -> int:

@@ -1,10 +1,10 @@
-"""The Triton kernels of a transformer block; `trainer.fused` puts them to use.
+"""The Triton kernels of a transformer block but for attention; `trainer.fused` puts them to use.
 
 A program holds some rows of tokens and goes through all products with them. Products are of half-precision tiles with
 float32 sums. Weights are [out, in], so they are read across where they stand on the right.
 
 Names: x what came into the block, t between its two branches, n normalised, d… the gradient of; D d_model, E channels a
-head, P hidden width; BLOCK_D, TOKENS and CHANNELS are the powers of 2 that hold D, all tokens and E.
+head, P hidden width; BLOCK_D is the power of 2 that holds D.
 """
 
 import triton
@@ -199,52 +199,3 @@ def update_backward(
         tl.store(dout_ptr + at, half, mask=inside)
     out = tl.load(out_ptr + d[:, None] * D + d[None, :], mask=real[:, None] & real[None, :], other=0.0)
     tl.store(dattended_ptr + at, tl.dot(half, out).to(t.dtype), mask=inside)
-
-
-@triton.jit
-def attention_forward(
-    q_ptr, k_ptr, v_ptr, out_ptr, by_batch, by_time, by_head, length, heads,
-    E: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, scale: tl.constexpr,
-):  # fmt: skip
-    """Attention of one head over one short sequence."""
-    batch, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    t, e = tl.arange(0, TOKENS), tl.arange(0, CHANNELS)
-    inside = (t < length)[:, None] & (e < E)[None, :]
-    at = batch * by_batch + head * by_head + t[:, None] * by_time + e[None, :]
-    q = tl.load(q_ptr + at, mask=inside, other=0.0)
-    k = tl.load(k_ptr + at, mask=inside, other=0.0)
-    v = tl.load(v_ptr + at, mask=inside, other=0.0)
-    p = _shares(q, k, t, length, scale)
-    to = out_ptr + ((batch * length + t[:, None]) * heads + head) * E + e[None, :]
-    tl.store(to, tl.dot(p.to(v.dtype), v).to(v.dtype), mask=inside)
-
-
-@triton.jit
-def attention_backward(
-    q_ptr, k_ptr, v_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr, by_batch, by_time, by_head, length, heads,
-    E: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, scale: tl.constexpr,
-):  # fmt: skip
-    """The gradients of `attention_forward`, its shares computed again."""
-    batch, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    t, e = tl.arange(0, TOKENS), tl.arange(0, CHANNELS)
-    inside = (t < length)[:, None] & (e < E)[None, :]
-    at = batch * by_batch + head * by_head + t[:, None] * by_time + e[None, :]
-    to = ((batch * length + t[:, None]) * heads + head) * E + e[None, :]
-    q = tl.load(q_ptr + at, mask=inside, other=0.0)
-    k = tl.load(k_ptr + at, mask=inside, other=0.0)
-    v = tl.load(v_ptr + at, mask=inside, other=0.0)
-    dout = tl.load(dout_ptr + to, mask=inside, other=0.0)
-    p = _shares(q, k, t, length, scale)
-    dp = tl.dot(dout, tl.trans(v))
-    ds = (p * (dp - tl.sum(dp * p, 1)[:, None]) * scale).to(q.dtype)
-    tl.store(dv_ptr + to, tl.dot(tl.trans(p.to(q.dtype)), dout).to(q.dtype), mask=inside)
-    tl.store(dq_ptr + to, tl.dot(ds, k).to(q.dtype), mask=inside)
-    tl.store(dk_ptr + to, tl.dot(tl.trans(ds), q).to(q.dtype), mask=inside)
-
-
-@triton.jit
-def _shares(q, k, t, length, scale: tl.constexpr):
-    """Softmax of scaled products: what share each query takes of each key, float32."""
-    score = tl.where((t < length)[None, :], tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634), float("-inf"))
-    raised = tl.exp2(score - tl.max(score, 1)[:, None])
-    return raised / tl.sum(raised, 1)[:, None]

@@ -253,10 +253,11 @@ def rotate(x_BTHE: Tensor, rotary_2TE: Tensor) -> Tensor:
 
 
 def attention(q_BTHE: Tensor, k_BTHE: Tensor, v_BTHE: Tensor) -> Tensor:
-    """Scaled dot-product attention over T: [B, T, H, E]; but for cuDNN, gradients are always the same to the bit."""
+    """Scaled dot-product attention over T: [B, T, H, E]; gradients the same to the bit, unless cuDNN's is chosen."""
     q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BTHE, v_BTHE))
     attended = F.scaled_dot_product_attention(q, k, v)
     if attended.is_cuda and attended.grad_fn:  # whose kernel adds up in any order unless told not to
+        before = torch.are_deterministic_algorithms_enabled()
         attended.grad_fn.register_prehook(lambda gradients: torch.use_deterministic_algorithms(True))
-        attended.grad_fn.register_hook(lambda inputs, outputs: torch.use_deterministic_algorithms(False))
+        attended.grad_fn.register_hook(lambda inputs, outputs: torch.use_deterministic_algorithms(before))
     return attended.transpose(1, 2)

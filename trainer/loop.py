@@ -75,8 +75,6 @@ def train(
         ending = ranks.any(stop.asked) if due or ranks.world == 1 else False  # several must agree, which takes a while
         if due or ending:
             means = step.log.take()  # waits for the device
-            if progress.step == 1 and means["loss"] is not None:
-                progress.first_loss = means["loss"]
             steps, seconds = progress.step - logged_step, time.perf_counter() - logged_at
             record: dict[str, Any] = {
                 "kind": "train",
@@ -132,15 +130,16 @@ def train(
         "best": task.monitors[config.monitor] * progress.best_score,
         "best_loss": progress.best_loss,
         "best_step": progress.best_step,
-        "first_loss": progress.first_loss,
         "overfit": config.overfit is not None,
         "stopped_early": stopped,
         "skipped_steps": int(step.optimizer.skipped),
     }
     if ranks.main:
-        if progress.best_step:
-            load_weights(run / "best.safetensors", model, of)
-            with bar.validating() as advance, step.uncompiled():
+        with bar.validating() as advance, step.uncompiled():
+            untrained = task.build_model().to(source.device)
+            summary["untrained_loss"] = task.validate(untrained, source, advance)["loss"]
+            if progress.best_step:
+                load_weights(run / "best.safetensors", model, of)
                 summary |= task.finish(model, source, run, advance)
         write_json(run / "summary.json", summary)
     return summary

@@ -33,16 +33,16 @@ from trainer.config import TrainerConfig, is_own_task, parse_trainer
 from trainer.described import describe_encoder
 
 FEATURES, TASK = "features.py", "task.py"
-_DIVERGED = 2.0  # times the first loss, which is of other windows
+_DIVERGED = 2.0  # times the loss of an untrained model; other measures may still get better while the loss gets worse
 _SUMMARY = {
     "steps": int,
     "monitor": str,
     "best": float,
     "best_loss": float,
     "best_step": int,
-    "first_loss": float,
     "overfit": bool,
     "stopped_early": bool,
+    "untrained_loss": float,
 }
 
 
@@ -224,10 +224,11 @@ def describe(summary: dict[str, Any]) -> str:
     found = f"{steps:,} steps{early}, best {monitored} {summary['best']:.4f} at step {best_step:,}"
     if best_step == 1 < steps:
         return f"{found}, and never better since: lower training.lr"
-    if summary["best_loss"] > _DIVERGED * summary["first_loss"]:
-        return f"{found}, but the untrained model had a loss of {summary['first_loss']:.4f}: lower training.lr"
+    best, untrained = summary["best_loss"], summary["untrained_loss"]  # of the same windows
+    if best > _DIVERGED * untrained:
+        return f"{found}, but the untrained model had a loss of {untrained:.4f}: lower training.lr"
     if summary["overfit"]:
-        return f"{found}, where the loss is {summary['best_loss'] / summary['first_loss']:.1%} of the first"
+        return f"{found}, where the loss is {best / untrained:.1%} of the untrained model's"
     return found
 
 

@@ -53,7 +53,7 @@ def open_session(config: TrainerConfig, dataset: Dataset, console: Console, fold
         device = ranks.device
         if training.precision == "fp16" and device.type == "cpu":
             raise UserError("training.precision = fp16 needs a CUDA GPU, and there is none; use fp32 or bf16")
-        torch.backends.cuda.enable_cudnn_sdp(not training.deterministic)  # fast, and adds up gradients in any order
+        torch.backends.cuda.enable_cudnn_sdp(False)  # its attention adds up gradients in any order
         if training.batch_size % ranks.world:
             raise UserError(
                 f"training.batch_size = {training.batch_size} does not divide among {ranks.world} devices; it counts "

@@ -28,7 +28,7 @@ from configs.errors import UserError
 from configs.loader import Config, load_config
 from trainer.config import parse_trainer
 from trainer.folds import check_folds, chosen_fold, draw, train_folds
-from trainer.launch import is_main, launch, launched
+from trainer.launch import is_main, launch, launched, launched_process
 from trainer.runs import check_run, describe, read_summary, record_run, run_directory, run_lock
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     "--profile", type=click.IntRange(1), metavar="N", help="Do not train; say where N steps spend their time."
 )
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
+@launched_process
 def main(
     config_path: str,
     overrides: tuple[str, ...],
@@ -151,8 +152,8 @@ def main(
             if fold == "all":
                 train_folds(train_one, path, dataset, console)
                 console.line(further)
-            elif ended := train_one(path, one, resume):
-                if is_main() and (path / "predictions.csv").exists():
+            elif (ended := train_one(path, one, resume)) and is_main():
+                if (path / "predictions.csv").exists():
                     draw(path / "predictions.csv", path / "confusion.png", dataset, console)
                 console.line(f"Done: {describe(ended)}. {further}")
         except (KeyboardInterrupt, OSError) as error:

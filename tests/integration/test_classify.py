@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
@@ -26,8 +27,10 @@ from configs.errors import UserError
 from tests.chromium import FOUND, REASON, chromium
 from tests.page_faults import FAULTS
 from tests.unit.trainer.making_imu import AUGMENTED, DATA, PAD, RECONSTRUCT, SMALL, build, opened, simulate
+from trainer.classifier import Classifier
 from trainer.encode import Encoder, Ensemble, export_encoder
 from trainer.encode_command import main as encode
+from trainer.encode_dataset import encode_dataset
 from trainer.evaluate_command import main as evaluate
 from trainer.train_command import main as train
 
@@ -327,6 +330,64 @@ def test_padded_recordings_are_predicted_as_offline(
     assert x.shape == (1, 64, 8) and part.windows.shape("ends")[0] == len(recordings)
 
 
+def embeddings(run_of: Path, out: Path, *words: str) -> tuple[dict[str, Any], xarray.Dataset, pd.DataFrame]:
+    """What bin/encode leaves: encode.json, all parts and recordings.csv."""
+    done = CliRunner().invoke(encode, [str(run_of), "--out", str(out), "--batch-size", "7", *words])
+    assert done.exit_code == 0, done.output
+    told = json.loads((out / "encode.json").read_text())
+    parts = [xarray.open_zarr(out / part["path"], consolidated=False) for part in told["parts"]]
+    return told, xarray.concat(parts, "window"), pd.read_csv(out / told["recordings"])
+
+
+@pytest.mark.parametrize("split", ["all", "train", "val"])
+def test_embeddings_of_a_fold_are_those_of_its_recordings(
+    split: str, every: tuple[Path, str], recordings: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    run_of = every[0] / "fold1"
+    told, found, known = embeddings(run_of, tmp_path / "out", "--split", split)
+    assert (told["complete"], told["fold"], told["split"]) == (True, 1, split)
+    assert found.embedding.shape == (len(known), 1, 7, 16) == tuple(told["shape"])
+    assert not found.padding.any()
+    fold = pd.read_csv(every[0] / "oof.csv").set_index("id")["fold"]
+    of = {"all": fold >= 0, "train": fold != 1, "val": fold == 1}[split]
+    assert sorted(known["id"]) == sorted(fold[of].index)
+    assert list(known.columns) == ["id", "group", "fold", "gesture", "target"]
+    encoder = Encoder.load(run_of)
+    for row in known.itertuples():
+        frame = recordings[row.id]
+        assert (row.group, row.fold, row.gesture) == (frame.subject.iloc[0], fold[row.id], frame.gesture.iloc[0])
+        live = encoder.encode(frame)[0].numpy()
+        np.testing.assert_allclose(found.embedding[row.Index].to_numpy(), live, rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_tell_which_of_their_latents_are_padding(
+    store: Path, recordings: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    words = [*PAD, *SMALL, "training.max_epochs=1", "--store", store, "--run", tmp_path / "run", "--fold", "2"]
+    output(*words, "model.latent_stride=5")
+    _, found, known = embeddings(tmp_path / "run", tmp_path / "out")
+    encoder = Encoder.load(tmp_path / "run")
+    assert isinstance(encoder.model, Classifier)
+    for row in known.itertuples():
+        (x,), (padding,) = encoder.windows(recordings[row.id])
+        expected = encoder.model._all_hidden(padding.float())[0].numpy()
+        np.testing.assert_array_equal(found.padding[row.Index].to_numpy(), expected)
+        live = encoder.embed([x], [padding])[0].numpy()
+        np.testing.assert_allclose(found.embedding[row.Index].to_numpy(), live, rtol=1e-4, atol=1e-5)
+    assert 0 < found.padding.mean() < 1
+
+
+def test_embeddings_that_are_not_finite_name_the_recording(
+    every: tuple[Path, str], store: Path, tmp_path: Path
+) -> None:
+    encoder, dataset = Encoder.load(every[0] / "fold0"), opened(store)
+    with torch.no_grad():
+        next(encoder.model.parameters()).fill_(3e38)
+    name = part_of(dataset, 0).windows.array("id")[dataset.folds[0].start].tobytes().rstrip(b"\0").decode()
+    with pytest.raises(UserError, match=f"not finite of the window of imu that is recording {name}; train again"):
+        encode_dataset(encoder, dataset, tmp_path / "out", "val", 8, lambda count: None)
+
+
 def test_frames_that_are_no_recording(every: tuple[Path, str], recordings: dict[str, pd.DataFrame]) -> None:
     encoder = Encoder.load(every[0] / "fold0")
     frame = recordings["SEQ_000003"].reset_index(drop=True)
@@ -369,8 +430,12 @@ def test_what_runs_are_for_what(every: tuple[Path, str], pretrained: Path, tmp_p
         Encoder.load(pretrained).predict(pd.DataFrame())
     with pytest.raises(UserError, match=r"was trained on recordings, of which there is no export; use predict\(\)"):
         export_encoder(Encoder.load(every[0] / "fold0"), tmp_path / "e.pt2")
-    done = CliRunner().invoke(encode, [str(pretrained), "--out", str(tmp_path)])
-    assert "was trained on recordings, and bin/encode embeds bars" in done.stderr
+    done = CliRunner().invoke(encode, [str(pretrained), "--latency"])
+    assert "was trained on recordings, and --latency is that of windows of bars; leave it out" in done.stderr
+    done = CliRunner().invoke(encode, [str(every[0]), "--out", str(tmp_path / "e")])
+    assert f"{every[0]}: holds a run for every fold; name one of them, such as {every[0] / 'fold0'}" in done.stderr
+    done = CliRunner().invoke(encode, [str(pretrained), "--out", str(tmp_path / "e"), "--split", "hold_out"])
+    assert "imu: the split hold_out has no windows; choose another --split" in done.stderr
     done = CliRunner().invoke(evaluate, [str(pretrained)])
     assert "reconstructs recordings, and bin/evaluate scores prices and classes" in done.stderr
     done = CliRunner().invoke(evaluate, [str(every[0])])

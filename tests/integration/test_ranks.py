@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from configs.loader import load_config
 from trainer.batches import train_windows
 from trainer.config import parse_trainer
 from trainer.data import WindowSource
+from trainer.runs import run_lock
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("training.max_epochs=2", "training.steps_per_epoch=6", "training.log_every=1", "training.val_windows=32")
@@ -116,6 +118,18 @@ def test_a_process_that_is_killed_is_named(store: Path) -> None:
     assert b"multiprocessing/api.py" not in said  # torchrun's own words
 
 
+def test_processes_end_with_the_one_that_started_them(store: Path) -> None:
+    run, long = store.parent / "orphaned", ("training.max_epochs=200", "training.checkpoint_every=1")
+    words = [ROOT / "bin/train", *OPTIONS, *long, "--store", store, "--run", run, "--devices", "2"]
+    with subprocess.Popen(words, cwd=store.parent, env=ENVIRONMENT, stdout=-1, stderr=-1) as two:
+        await_records(run / "metrics.jsonl")
+        os.kill(two.pid, signal.SIGKILL)
+        two.communicate(timeout=10)  # until nobody has its output open any more
+    assert load_file(run / "last/checkpoint.safetensors")
+    with run_lock(run):  # which one that trains would hold
+        pass
+
+
 def await_records(metrics: Path) -> None:
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 4):
@@ -125,10 +139,8 @@ def await_records(metrics: Path) -> None:
 def test_batches_that_do_not_divide_and_torchrun_without_a_directory_are_errors(store: Path) -> None:
     failed = train(store, "odd", "--devices", "2", "training.batch_size=15")
     assert failed.returncode == 1
-    assert (
-        "training.batch_size = 15 does not divide among 2 devices; it counts the windows of all of them"
-        in failed.stderr
-    )
+    said = "training.batch_size = 15 does not divide among 2 devices; it counts the windows of all of them"
+    assert failed.stderr.count(said) == failed.stderr.count("error:") - 1 == 1  # rank 0, and what started it
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
     torchrun += ["trainer.train_command", *OPTIONS, "--store", str(store)]
     for more, expected in (

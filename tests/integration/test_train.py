@@ -203,8 +203,8 @@ def test_the_best_weights_are_those_of_the_best_validation(long_run: Path, price
         "best_step": validated[min(validated)],
         "stopped_early": False,
         "skipped_steps": 0,
-        "first_loss": of_kind(long_run, "train")[0]["loss"],
         "overfit": False,
+        "untrained_loss": told["untrained_loss"],
     }
     dataset = open_dataset(price_store, "test")
     task = reconstruct_task(parse_trainer(load_config("configs/test.yaml", LONG)), dataset, torch.device("cpu"))
@@ -212,6 +212,8 @@ def test_the_best_weights_are_those_of_the_best_validation(long_run: Path, price
     load_weights(long_run / "best.safetensors", model, identity(json.loads((long_run / "encoder.json").read_text())))
     again = task.validate(model, WindowSource(dataset, torch.device("cpu")), lambda windows: None)
     assert again["loss"] == pytest.approx(told["best_loss"], rel=1e-5)
+    untrained = task.validate(task.build_model(), WindowSource(dataset, torch.device("cpu")), lambda windows: None)
+    assert told["untrained_loss"] == pytest.approx(untrained["loss"], rel=1e-5)
 
     best = load_file(long_run / "best.safetensors")
     last = load_file(long_run / "last" / "checkpoint.safetensors")
@@ -661,9 +663,9 @@ def test_overfitting_is_tried_on_what_it_trains_on(
     # after the last steps, whose rates are next to nothing, both are of one model, and of the same windows and masks
     assert validated[-1]["loss"] == pytest.approx(trained[-1]["loss"], rel=0.02)
     told = summary(tmp_path / "run")
-    assert told["first_loss"] == trained[0]["loss"]
-    share = f"{told['best_loss'] / trained[0]['loss']:.1%}"
-    assert f", where the loss is {share} of the first. Look at it" in capsys.readouterr().out
+    assert told["untrained_loss"] == pytest.approx(trained[0]["loss"], rel=0.1)  # of the same windows, other masks
+    share = f"{told['best_loss'] / told['untrained_loss']:.1%}"
+    assert f", where the loss is {share} of the untrained model's. Look at it" in capsys.readouterr().out
 
 
 def test_what_is_odd_is_said_before_training(test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -680,6 +682,19 @@ def test_a_run_that_diverged_says_so(test_store: Path, tmp_path: Path, capsys: p
     wild = ["training.lr=30", "training.clip_norm=1e9", "training.steps_per_epoch=3", "--max-epochs", "1"]
     main([*TEST, *wild, "--store", str(test_store), "--run", str(tmp_path / "run")], standalone_mode=False)
     assert re.search(r"Done: .*(never better since|had a loss of \d\.\d+): lower training.lr", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("rate", "diverged"), [(1e-3, False), (30, True)])
+def test_one_window_is_no_measure_of_the_untrained_model(
+    rate: float, diverged: bool, test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--batch-size", "1", "--max-epochs", "1", "training.steps_per_epoch=30", "training.clip_norm=1e9"]
+    store = ["--store", str(test_store), "--run", str(tmp_path / "run")]
+    main([*TEST, *options, f"training.lr={rate}", *store], standalone_mode=False)
+    first, found = of_kind(tmp_path / "run", "train")[0]["loss"], summary(tmp_path / "run")
+    assert first < found["untrained_loss"] / 2  # the first window happens to be a quiet one
+    said = f", but the untrained model had a loss of {found['untrained_loss']:.4f}: lower training.lr. Look at it"
+    assert (said in capsys.readouterr().out) == diverged
 
 
 def test_a_full_disk_names_the_file_and_the_command_that_goes_on(

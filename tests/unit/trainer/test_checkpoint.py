@@ -136,7 +136,6 @@ def test_files_hold_numbers_and_text_only(tmp_path: Path):
         "best_step": 4,
         "stale_epochs": 0,
         "best_score": 0.5,
-        "first_loss": float("inf"),
     }
 
     arrays, metadata = parse_safetensors(tmp_path / "best.safetensors")

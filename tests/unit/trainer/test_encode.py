@@ -27,8 +27,9 @@ from trainer.config import ModelConfig
 from trainer.data import WindowSource
 from trainer.described import describe_encoder, identity
 from trainer.encode import Encoder, Ensemble, export_encoder, read_description
-from trainer.encode_dataset import check_dataset, encode_at, part_ranges, window_ranges
+from trainer.encode_dataset import check_dataset, encode_at
 from trainer.encode_latency import latencies, simulated_frames
+from trainer.encode_windows import part_ranges, window_ranges
 from trainer.model import MaskedAutoencoder
 from trainer.runs import record_run
 
@@ -204,7 +205,7 @@ def test_a_dataset_of_another_kind(plain: Place, other: Place) -> None:
     said = message(check_dataset, plain.encoder, other.dataset)
     assert "other: not what" in said
     assert "  timeframes: ['m1', 'm5', 'm15'] then, ['m1', 'm5', 'h1', 'd'] now\n" in said
-    assert "  statistics, by which features are scaled: of other training bars\nName the dataset that it was" in said
+    assert "  statistics, by which features are scaled: of other training data\nName the dataset that it was" in said
     assert "mean" not in said
 
 
@@ -584,7 +585,7 @@ def test_several_symbols(plain: Place) -> None:
 
 
 def test_splits(plain: Place) -> None:
-    parts = {name: window_ranges(plain.dataset, name)["TEST"] for name in ("all", "train", "val")}
+    parts = {name: dict(window_ranges(plain.dataset, name))["TEST"] for name in ("all", "train", "val")}
     assert [parts["train"]] == plain.source.train.ranges
     assert parts["val"] == plain.source.val.ranges[0]
     assert parts["all"] == range(len(plain.windows("time")))

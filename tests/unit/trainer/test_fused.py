@@ -1,11 +1,13 @@
 """The Triton kernels against the layers they stand for: on a GPU where there is one, else interpreted."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from trainer.config import EncoderConfig, ModelConfig
-from trainer.layers import Block, rotary_table, runs_of
+from trainer.layers import Block, attention, rotary_table, runs_of
 from trainer.model import MaskedAutoencoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,6 +53,29 @@ def test_values_and_gradients(batch: int, length: int, width: int, heads: int, w
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 10 * torch.finfo(dtype).eps * other.norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "channels"), [(1, 2), (16, 16), (63, 24), (64, 64), (65, 8), (150, 40), (192, 128)])
+def test_attention(length: int, channels: int, dtype: torch.dtype):
+    qkv = torch.randn(2, length, 3, 2, channels, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+    qkv[:, length // 2 :, 1] *= 8  # keys that outweigh those before them
+    along = torch.randn(2, length, 2, channels, device=DEVICE).to(dtype)
+
+    def outcome(dtype: torch.dtype, attend: Callable[..., Tensor]) -> list[Tensor]:
+        leaf = qkv.to(dtype, copy=True).requires_grad_()
+        y = attend(*leaf.unbind(2))
+        y.backward(along.to(dtype))
+        assert leaf.grad is not None
+        return [y.detach(), *leaf.grad.unbind(2)]
+
+    block = make(8, 16, 1, "across")[0]
+    fused.Kernels([block])
+    assert block.kernels is not None
+    found, again = (outcome(dtype, block.kernels.attention) for _ in range(2))
+    for one, same, other in zip(found, again, outcome(torch.float64, attention), strict=True):
+        assert torch.equal(one, same)
+        assert (one - other).norm() <= 4 * torch.finfo(dtype).eps * other.norm()
 
 
 def make_model(width: int) -> MaskedAutoencoder:
