@@ -32,7 +32,7 @@ def profile_session(session: Session, path: Path, steps: int, advance: Callable[
     loading = _timed(step.load_next, steps, device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it prints when it starts and stops
-    with profile(activities=kinds) as profiler:
+    with profile(activities=kinds, acc_events=True) as profiler:  # or it warns of further cycles
         for _ in range(steps):
             step.run()
             advance(1)
