@@ -3,7 +3,8 @@
 Training ends at a stated instant, in the past. Whole processes: a build of the past; the further files appended to its
 store; a build of all from scratch; and one that finds everything done, which tells what starting takes. The second and
 the third must make the same entries, to the MD5 of every array. Then both again, several times and in turns, each in
-a process that has started: all modules are imported and all kernels loaded. A million rows take some 600 MB of disk.
+a process that has started: all modules are imported and all kernels loaded. Nothing is removed until all is measured:
+ext4 is slow to make files for minutes after others were removed. A million rows take some GB of disk.
 """
 
 import argparse
@@ -65,21 +66,19 @@ def sources(folder: Path, symbols: int, rows: int) -> tuple[Path, Path]:
         for at in range(0, rows, YEAR):
             write(bars.slice(at, min(YEAR, rows - at)), past / f"{name}-{at // YEAR}.parquet")
         write(bars.slice(rows), more / f"{name}-more.parquet")
-    shutil.rmtree(folder / "all")
     return past, more
 
 
 def started(folder: Path, past: Path, end: str, repeats: int) -> list[tuple[tuple[float, float], ...]]:
     """(1 % more, from scratch), each (seconds, CPU seconds), in turns. `folder`/before is the store before it."""
     rounds = []
-    for _ in range(repeats):
-        shutil.copytree(folder / "before", folder / "again", copy_function=os.link)  # entries never change
+    for number in range(repeats):
+        again, anew = folder / f"again-{number}", folder / f"anew-{number}"
+        shutil.copytree(folder / "before", again, copy_function=os.link)  # entries never change
         os.sync()
-        appended = build_started(past, folder / "again", end)
+        appended = build_started(past, again, end)
         os.sync()
-        rounds.append((appended, build_started(past, folder / "anew", end)))
-        shutil.rmtree(folder / "again")
-        shutil.rmtree(folder / "anew")
+        rounds.append((appended, build_started(past, anew, end)))
     return rounds
 
 
@@ -90,8 +89,9 @@ def main() -> None:
     args = parser.parse_args()
     print(measure.environment("numpy", "numba", "pyarrow"))
     table, lines = [], []
-    for symbols, rows in (CASES[number] for number in args.cases):
-        with measure.scratch() as folder:
+    with measure.scratch() as scratch_folder:
+        for symbols, rows in (CASES[number] for number in args.cases):
+            folder = scratch_folder / f"{symbols}x{rows}"
             (past, more), end = sources(folder, symbols, rows), split(rows)
             build(past, folder / "store", end)
             shutil.copytree(folder / "store", folder / "before", copy_function=os.link)
@@ -100,7 +100,6 @@ def main() -> None:
             nothing = build(past, folder / "store", end)
             scratch = build(past, folder / "whole", end)
             same = contents(folder / "whole").items() <= contents(folder / "store").items()
-            shutil.rmtree(folder / "whole")
             what = f"{symbols} × {rows:,} rows"
             for name, ended in (("1 % more", appended), ("nothing to do", nothing), ("from scratch", scratch)):
                 table.append((f"{what}: {name}", f"{ended.seconds:.2f}", f"{ended.cpu_seconds:.2f}", stages(ended)))

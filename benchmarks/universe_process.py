@@ -56,11 +56,10 @@ def order(store: Path, batches: int, block: str) -> dict[str, float]:
     overrides = ["training.batch_size=256", f"training.shuffle_block={block}"]
     config = parse_trainer(load_config(CONFIG, overrides)).training
     source = WindowSource(open_dataset(store, "universe"), CPU)
-    for path in store.glob("*/*/*/c/**/*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+    for path in store.glob("*/*/*/c.*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
     before, began = read_mb(), time.perf_counter()
     for batch in range(batches):
         source.gather(train_windows(config, source, torch.tensor(0), torch.tensor(batch)))

@@ -3,7 +3,7 @@
     headstart-export.json                   sealed: the ref, and every entry with the seal of its manifest
     <stage>/<key>/zarr.json                 the manifest, as in the store
     <stage>/<key>/<array>/zarr.json         the array in the compressed profile (cache/compress.py) …
-    <stage>/<key>/<array>/c/<block>[/…]     … and its chunks, block by block, each with all columns
+    <stage>/<key>/<array>/c.<block>[.…]     … and its chunks, block by block, each with all columns
 
 Entries come in the order of the stages, then of their keys. Any tar program unpacks it, and Zarr reads what comes out.
 """

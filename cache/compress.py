@@ -1,7 +1,7 @@
 """The compressed profile of an array: every chunk is one column of 65,536 rows, packed by PCodec.
 
     <array>/zarr.json          as in the store, but for the chunks and their codec
-    <array>/c/<block>[/<column>]
+    <array>/c.<block>[.<column>]
 
 These are plain Zarr v3 arrays: zarr-python reads them where the package pcodec is installed. The last chunk is padded
 as in the store. One codec serves all: on Shanghai bars PCodec packs prices to 1/6.2 (zstd 1/2.7, Blosc 1/2.2), times to
@@ -62,9 +62,9 @@ def block_count(rows: int) -> int:
 
 
 def chunk_names(spec: ArraySpec, block: int) -> Iterator[str]:
-    """Where the columns of a block of rows lie below the array, in C order: c/0/0, c/0/1, …"""
+    """Where the columns of a block of rows lie below the array, in C order: c.0.0, c.0.1, …"""
     for column in np.ndindex(spec.columns):
-        yield "/".join(map(str, ("c", block, *column)))
+        yield ".".join(map(str, ("c", block, *column)))
 
 
 def pack_block(block: NDArray[Any]) -> list[bytes]:

@@ -3,7 +3,7 @@
 import fcntl
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,9 +54,18 @@ def entry_ids(store: Path, unread: list[OSError] | None = None) -> Iterator[Id]:
             unread.append(error)
 
 
-def open_entries(store: Path, damaged: list[str], unread: list[OSError] | None = None) -> Iterator[tuple[Id, Entry]]:
-    """All entries that can be opened; `damaged` receives what is wrong with the others. `unread`: see stage_paths."""
+def open_entries(
+    store: Path,
+    damaged: list[str],
+    unread: list[OSError] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[Id, Entry]]:
+    """All entries that can be opened; `damaged` receives what is wrong with the others, `advance` hears of each.
+
+    `unread`: see stage_paths.
+    """
     for one in entry_ids(store, unread):
+        advance(1)
         try:
             yield one, open_entry(store, *one)
         except (StoreError, OSError) as error:  # OSError: a disk that fails, or no right to read
@@ -117,14 +126,28 @@ def built_at(entry: Entry) -> datetime:
 
 def last_uses(entries: Mapping[Id, Entry], diary: Diary) -> dict[Id, datetime]:
     """When every entry was of use last: used with a dataset, built, or read to build another."""
+    moments = {one: built_at(entry) for one, entry in entries.items()}
+    moments |= {one: max(at, diary.last.get(one[1], at)) for one, at in moments.items() if one[0] == "datasets"}
     last: dict[Id, datetime] = {}
-    for one, entry in entries.items():
-        moment = built_at(entry)
-        if one[0] == "datasets":
-            moment = max(moment, diary.last.get(one[1], moment))
-        for needed in closure(one, entries):
-            last[needed] = max(moment, last.get(needed, moment))
+    for one in sorted(moments, key=lambda one: moments[one], reverse=True):  # so that each is met by the latest first
+        waiting = [one]
+        while waiting:
+            needed = waiting.pop()
+            if needed not in last:
+                last[needed] = moments[one]
+                waiting.extend(inputs(entries[needed]) if needed in entries else ())
     return last
+
+
+def names(dataset: Entry, entries: Mapping[Id, Entry]) -> Iterator[tuple[Id, str]]:
+    """What the entries of a dataset are of, as far as these entries tell: `SIM0007 m5`."""
+    for symbol, keys in dataset.manifest["components"]["inputs"].items():
+        yield ("windows", keys["windows"]), symbol
+        for timeframe, key in keys["streams"].items():
+            one = ("streams", key)
+            yield one, f"{symbol} {timeframe}"
+            made_of = entries[one].manifest["components"]["inputs"] if one in entries else {}
+            yield from ((("bars", bars), f"{symbol} {timeframe}") for bars in made_of.get("bars", ()))
 
 
 def abandoned(store: Path, unread: list[OSError] | None = None) -> Iterator[Abandoned]:

@@ -20,7 +20,7 @@ from cache.schema import entry_fault
 from cache.seal import unsealed
 from configs.errors import UserError
 
-_KNOWN = 256  # manifests stay in memory …
+_KNOWN = 4096  # manifests stay in memory, each some 7 kB …
 _LARGE = 2**20  # … that have fewer bytes: those of entries, but for datasets of many symbols
 
 
@@ -65,11 +65,13 @@ class Entry:
         for shard in range(start // SHARD_ROWS, -(-stop // SHARD_ROWS)):
             whole = shard * SHARD_ROWS
             first, last = max(start - whole, 0), min(stop - whole, SHARD_ROWS)
-            file, size = body_path(self.path, name, len(shape), shard), (last - first) * row_bytes
-            with file.open("rb", buffering=0) as opened:  # of few rows np.fromfile takes twice as long
-                opened.seek(first * row_bytes)
-                if opened.readinto(data[at : at + size]) != size:
-                    raise unfit(file, "it has become shorter")
+            path, size = f"{self.path}/{body_name(name, len(shape), shard)}", (last - first) * row_bytes
+            file = os.open(path, os.O_RDONLY)  # of few rows Path.open and readinto take twice as long
+            try:
+                if os.preadv(file, [data[at : at + size]], first * row_bytes) != size:
+                    raise unfit(Path(path), "it has become shorter")
+            finally:
+                os.close(file)
             at += size
         return found
 
@@ -97,7 +99,8 @@ def open_entry(store: Path, stage: str, key: str) -> Entry:
     """Open an entry, checking what can be checked without reading its arrays. Raises StoreError."""
     path = entry_path(store, stage, key)
     try:
-        content = (path / "zarr.json").read_bytes()
+        with open(f"{path}/zarr.json", "rb", buffering=0) as opened:  # noqa: PTH123  (half the time of Path.read_bytes)
+            content = opened.read()
     except (FileNotFoundError, NotADirectoryError):
         raise _no_entry(path) from None
     except IsADirectoryError:

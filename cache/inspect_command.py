@@ -1,6 +1,7 @@
 """bin/cache stats, list and show: look into a store."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from cache.console import command, examples
+from cache.console import Console, command, examples
 from cache.contents import read_diary
 from cache.entries import StoreError
 from cache.files import in_words
@@ -18,12 +19,14 @@ from cache.refs import check_store, read_ref
 from cache.show import describe, show_lines
 from cache.show_sequences import describe_sequences, sequence_lines
 from cache.stats import Amount, DatasetAmount, Stats, diary_of, last_used, open_refs, store_stats
-from cache.tables import age, mb, table
+from cache.tables import age, first_of, mb, table
 
 store_option = click.option(
     "--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+_LINES = 20  # of damaged entries
 
 
 @command(name="stats", epilog=examples("bin/cache stats", "bin/cache stats --store /data/store --json"))
@@ -36,13 +39,14 @@ def stats_command(store: Path, as_json: bool) -> None:
     that its uses saved), and of what no dataset needs. Exits with 1 when something damaged was found; what is intact
     is counted all the same.
     """
-    found = store_stats(store)
+    with Console(sys.stderr).bar("reading manifests", "entries") as bar:
+        found = store_stats(store, bar.update)
     if as_json:
         print_json({"store": str(store.resolve()), **asdict(found)})
     else:
         click.echo("\n".join(_stats_lines(store, found, datetime.now(UTC))))
     if found.damaged:
-        raise StoreError("\n".join(found.damaged))
+        raise StoreError("\n".join([*first_of(found.damaged, _LINES), "What to do: bin/cache verify"]))
 
 
 @command(name="list", epilog=examples("bin/cache list", "bin/cache list --store /data/store --json"))

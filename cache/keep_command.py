@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,6 @@ from typing import Any
 
 import click
 
-from cache.check import Finding
 from cache.console import Console, command, examples
 from cache.entries import StoreError
 from cache.inspect_command import json_option, print_json, store_option
@@ -18,9 +18,12 @@ from cache.locks import REMOVER, building, removing
 from cache.prune import Limits, Plan, Removal, discard, parse_size, plan_removal
 from cache.refs import UNKNOWN_DIR, check_store
 from cache.stats import store_stats
-from cache.tables import age, mb, table
+from cache.tables import age, counted, mb, table
 from cache.timeframes import duration_ns
 from cache.verify import check_content, check_metadata, incomplete, repair
+from cache.verify_lines import fault_lines, intact_line, of_what
+
+_IN_FULL = 20  # things removed
 
 
 def _parsed(parse: Any) -> Any:
@@ -51,8 +54,9 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
     """Read everything and check it.
 
     Every manifest, every name, and every byte of every array against its MD5, in the whole store or in all that the
-    dataset NAME needs, the bars it was made from included. Exits with 0 when all is intact, and with 1 otherwise, also
-    when it could be repaired. What is missing or was removed is made again by bin/build-cache; nothing else is.
+    dataset NAME needs, the bars it was made from included. Of more than 10 faults those of a kind are counted, and the
+    first are named; --json names all. Exits with 0 when all is intact, and with 1 otherwise, also when it could be
+    repaired. What is missing or was removed is made again by bin/build-cache; nothing else is.
     """
     check_store(store)  # a missing one gets no folder for locks
     console, dropped = Console(sys.stderr), list[Path]()
@@ -62,7 +66,8 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
         else:
             with suppress(OSError):  # a store that is only read can be verified, too
                 stack.enter_context(building(store, console.waiting_for(REMOVER)))  # nothing is removed meanwhile
-        checked = check_metadata(store, name)
+        with console.bar("checking manifests", "entries") as bar:
+            checked = check_metadata(store, name, bar.update)
         with console.bar("reading", "B", checked.bytes) as bar:
             findings = check_content(checked, bar.update)
         if repairing:
@@ -73,17 +78,19 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
                 "store": str(store.resolve()),
                 "entries": len(checked.entries),
                 "bytes": checked.bytes,
-                "findings": [_as_json(finding) for finding in findings],
+                "findings": [
+                    {"file": str(one.file), "of": of_what(checked, one), "what": one.what, "remedy": one.remedy}
+                    for one in findings
+                ],
                 "dropped": [str(path) for path in dropped],
             }
         )
     elif not findings:
-        click.echo(f"{_count(len(checked.entries), 'entry')}, {mb(checked.bytes)} MB: all intact")
+        click.echo(intact_line(checked))
     elif repairing:
         click.echo("\n".join(removed_lines(store, dropped)))
     if findings:
-        found = _count(len(findings), "fault")
-        raise StoreError("\n".join([f"{found} in {_count(len(checked.entries), 'entry')}", *map(str, findings)]))
+        raise StoreError("\n".join(fault_lines(checked, findings)))
 
 
 @command(
@@ -125,12 +132,14 @@ def prune_command(
         raise click.UsageError("say what may go: --unreferenced, --older-than AGE, --max-size SIZE, or several of them")
     check_store(store)  # as above
     now, limits = datetime.now(UTC), Limits(unreferenced, older_than, max_size)
+    console = Console(sys.stderr)
     with ExitStack() as stack:
         if yes:
             stack.enter_context(removing(store))
-        plan = plan_removal(store, limits, now)
+        with console.bar("reading manifests", "entries") as bar:
+            plan = plan_removal(store, limits, now, bar.update)
         if yes:
-            with Console(sys.stderr).bar("removing", "B", sum(removal.bytes for removal in plan.removals)) as bar:
+            with console.bar("removing", "B", sum(removal.bytes for removal in plan.removals)) as bar:
                 for removal in plan.removals:
                     discard(removal.path)
                     bar.update(removal.bytes)
@@ -153,7 +162,10 @@ def prune_command(
 def removed_lines(store: Path, dropped: list[Path]) -> Iterator[str]:
     """What was removed from a store, and how it comes back."""
     yield "Removed:" if dropped else "There was nothing to remove."
-    yield from (f"  {path}" for path in dropped)
+    if len(dropped) <= _IN_FULL:
+        yield from (f"  {path}" for path in dropped)
+    else:
+        yield from (f"  {folder}: {count:,}" for folder, count in Counter(path.parent for path in dropped).items())
     if any(path.parent.name == "refs" for path in dropped):
         yield (
             "A dataset whose name was removed gets it back from bin/build-cache with its configuration, or when its "
@@ -169,10 +181,6 @@ def removed_lines(store: Path, dropped: list[Path]) -> Iterator[str]:
         yield "What was imported comes back, too, when its archive is imported again: bin/cache import FILE.tar"
 
 
-def _as_json(finding: Finding) -> dict[str, str]:
-    return {"file": str(finding.file), "what": finding.what, "remedy": finding.remedy}
-
-
 def _removal_json(removal: Removal) -> dict[str, Any]:
     last_used = removal.last_used.isoformat(timespec="seconds") if removal.last_used else None
     return {"path": str(removal.path), "why": removal.why, "bytes": removal.bytes, "last_used": last_used}
@@ -182,17 +190,32 @@ def _prune_lines(store: Path, plan: Plan, done: bool, now: datetime) -> Iterator
     if not plan.removals:
         yield f"Nothing to remove; {mb(plan.stays)} MB in entries stay"
         return
-    rows = [
-        (str(one.path.relative_to(store)), mb(one.bytes), age(one.last_used, now), one.why) for one in plan.removals
-    ]
-    yield from table([("path", "MB", "last used", "why"), *rows], right={1})
-    freed = f"{_count(len(plan.removals), 'item')}, {mb(sum(one.bytes for one in plan.removals))} MB"
+    if len(plan.removals) <= _IN_FULL:
+        rows = [
+            (str(one.path.relative_to(store)), mb(one.bytes), age(one.last_used, now), one.why) for one in plan.removals
+        ]
+        yield from table([("path", "MB", "last used", "why"), *rows], right={1})
+    else:
+        yield from _kinds_table(plan, now)
+    freed = f"{counted(len(plan.removals), 'item')}, {mb(sum(one.bytes for one in plan.removals))} MB"
     yield ""
     if done:
         yield f"Removed: {freed}; {mb(plan.stays)} MB in entries stay"
     else:
         yield f"Would be removed: {freed}; {mb(plan.stays)} MB in entries would stay"
-        yield "Nothing has been removed yet: --yes does it"
+        yield f"Nothing has been removed yet: --yes does it{'; --json lists each' * (len(plan.removals) > _IN_FULL)}"
+
+
+def _kinds_table(plan: Plan, now: datetime) -> Iterator[str]:
+    """What goes, by where it lies and why."""
+    kinds: dict[tuple[str, str], list[Removal]] = {}
+    for one in plan.removals:
+        kinds.setdefault((one.path.parent.name, one.why), []).append(one)
+    rows = []
+    for (folder, why), of_kind in kinds.items():
+        last = max((one.last_used for one in of_kind if one.last_used), default=None)
+        rows.append((folder, f"{len(of_kind):,}", mb(sum(one.bytes for one in of_kind)), age(last, now), why))
+    yield from table([("folder", "items", "MB", "last used", "why"), *rows], right={1, 2})
 
 
 def _too_large(store: Path, plan: Plan) -> str:
@@ -203,8 +226,3 @@ def _too_large(store: Path, plan: Plan) -> str:
     lines = table([("  dataset", "needed by it alone", "last used"), *rows], right={1})
     how = f"To let one go, delete {store}/refs/NAME.json and prune again:"
     return "\n".join([f"{what}. {how}", *lines])
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number:,} {noun if number == 1 else plural}"

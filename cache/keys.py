@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.files import write_atomically
 from cache.seal import canonical_json, content_md5, sealed, unsealed
 from configs.errors import UserError
 
@@ -91,10 +90,14 @@ def check_unchanged(path: Path, identity: Identity) -> None:
 
 
 def remember(memo: Path, record: dict[str, Any]) -> None:
-    """Keep a record in the store. One that cannot be kept, or whose store is not there, is done without."""
+    """Keep a record in the store. One that cannot be kept, or whose store is not there, is done without.
+
+    It is not synced, nor replaced in one step: its seal tells of a part of it, which is done without too.
+    """
     with suppress(OSError):
         if memo.parent.parent.is_dir():
-            write_atomically(memo, canonical_json(sealed(record)))
+            memo.parent.mkdir(exist_ok=True)
+            memo.write_bytes(canonical_json(sealed(record)))
 
 
 def recall(memo: Path) -> dict[str, Any]:

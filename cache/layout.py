@@ -2,8 +2,8 @@
 
     <group>/zarr.json                 the manifest, in the group's attributes
     <group>/<array>/zarr.json         shape, dtype, codecs, dimension names
-    <group>/<array>/c/0[/0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
-    <group>/<array>/c/1[/0] …         where there are more than SHARD_ROWS rows, which the files before hold
+    <group>/<array>/c.0[.0]           body ‖ padding to whole chunks ‖ index: (offset, nbytes) uint64 a chunk ‖ crc32c
+    <group>/<array>/c.1[.0] …         where there are more than SHARD_ROWS rows, which the files before hold
 
 A full shard never changes when rows are appended, so that a longer series shares those of a shorter one. Every
 PIECE_ROWS rows have an MD5, so that a longer series takes over those of full pieces too; what follows the rows in a
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"
-FORMAT = "headstart/6"
+FORMAT = "headstart/7"
 CARRIED = ("bars", "recordings", "splits", "statistics", "streams", "windows", "datasets")  # to other stores
 STAGES = (*CARRIED, "compiled")  # what torch.compile has made is read with pickle, and stays on its machine
 SOURCES = ("bars", "recordings")  # what source files held; training needs none of it …
@@ -145,7 +145,7 @@ def body_path(entry: Path, name: str, ndim: int, shard: int = 0) -> Path:
 
 def body_name(name: str, ndim: int, shard: int = 0) -> str:
     """Where it lies in its entry."""
-    return f"{name}/c/{shard}{'/0' * (ndim - 1)}"
+    return f"{name}/c.{shard}{'.0' * (ndim - 1)}"
 
 
 def chunk_rows(rows: int) -> int:
@@ -196,7 +196,7 @@ def array_metadata(spec: ArraySpec, rows: int) -> dict[str, Any]:
         "shape": [rows, *spec.columns],
         "data_type": np.dtype(spec.dtype).name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": in_shard}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": "NaN" if np.isnan(spec.fill_value) else spec.fill_value,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "dimension_names": list(spec.dims),

@@ -11,10 +11,11 @@ waited for, or raise to give up.
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from cache.entries import StoreError, entry_exists, entry_path
+from cache.entries import StoreError, entry_exists
+from cache.files import listing
 from cache.keys import Components
 from cache.refs import check_folder
 
@@ -38,11 +39,8 @@ def entry_lock(store: Path, components: Components, waiting: Waiting = _nothing)
 @contextmanager
 def key_lock(store: Path, stage: str, key: str, waiting: Waiting = _nothing) -> Iterator[bool]:
     """The same for an entry of which only stage and key are known."""
-    path = store / "locks" / f"{stage}-{key}.lock"
-    with _lock(path, fcntl.LOCK_EX, waiting):
+    with _lock(store / "locks" / f"{stage}-{key}.lock", fcntl.LOCK_EX, waiting):
         yield not entry_exists(store, stage, key)
-        if (entry_path(store, stage, key) / "zarr.json").exists():
-            path.unlink(missing_ok=True)  # whoever still waits for it, or makes it anew, finds the entry there
 
 
 @contextmanager
@@ -54,6 +52,21 @@ def building(store: Path, waiting: Waiting = _nothing) -> Iterator[None]:
     check_folder(store)
     with _lock(store / "locks" / "store", fcntl.LOCK_SH, waiting):
         yield
+        _forget(store)
+
+
+def _forget(store: Path) -> None:
+    """Remove the locks of entries that are there: whoever still waits for one, or makes it anew, finds the entry.
+
+    Not one by one when each is made: ext4 passes over the places of files that were just removed, one after another,
+    and every further file and folder of a build took three times as long.
+    """
+    for path in listing(store / "locks"):
+        if path.suffix == ".lock":
+            with suppress(BlockingIOError), path.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (store / path.stem.replace("-", "/", 1) / "zarr.json").exists():
+                    path.unlink(missing_ok=True)
 
 
 def marking(store: Path, waiting: Waiting = _nothing) -> AbstractContextManager[None]:

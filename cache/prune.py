@@ -75,12 +75,14 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _UNIT_OF[match[2].lower()])
 
 
-def plan_removal(store: Path, limits: Limits, now: datetime) -> Plan:
-    """What the limits let go; nothing is touched.
+def plan_removal(
+    store: Path, limits: Limits, now: datetime, advance: Callable[[int], object] = lambda count: None
+) -> Plan:
+    """What the limits let go; nothing is touched. `advance` hears of the entries looked at.
 
     Raises StoreError when a ref, or a manifest that it leads to, cannot be read: then nobody can tell what is needed.
     """
-    entries = dict(open_entries(store, []))
+    entries = dict(open_entries(store, [], advance=advance))
     needed = _needed(store, entries)
     used = {one: last for one, last in last_uses(entries, read_diary(store)).items() if one in entries}
     free = [
@@ -99,10 +101,11 @@ def plan_removal(store: Path, limits: Limits, now: datetime) -> Plan:
         chosen += free
     stays = size_on_disk(store / stage for stage in STAGES) - sum(removal.bytes for removal in chosen)
     if limits.max_bytes is not None:
-        more = [removal for removal in (*left, *free) if removal not in chosen]
-        while more and stays > limits.max_bytes:
-            chosen.append(more.pop(0))
-            stays -= chosen[-1].bytes
+        known = {removal.path for removal in chosen}
+        for removal in (*left, *free):
+            if removal.path not in known and stays > limits.max_bytes:
+                chosen.append(removal)
+                stays -= removal.bytes
     chosen += _leftovers(store) if limits.unreferenced else []
     return Plan(tuple(chosen), stays, max(stays - limits.max_bytes, 0) if limits.max_bytes is not None else 0)
 
@@ -159,7 +162,7 @@ def _leftovers(store: Path) -> Iterator[Removal]:
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             source = Path(unsealed(json.loads(path.read_bytes()))["file"][0])
             if not source.exists():
-                yield Removal(path, f"remembers {source}, which is gone", path.stat().st_size)
+                yield Removal(path, "remembers a source file that is gone", path.stat().st_size)
     for folder in ("refs", "sources"):
         for path in listing(store / folder):
             if path.name.startswith(".") and path.suffix == ".partial":

@@ -23,8 +23,10 @@ def push_command(name: str, url: str, store: Path) -> None:
     """Send a dataset to a remote store.
 
     With all that it was made from, compressed. What is there already is not sent again: repeat an interrupted push, and
-    it goes on. The URL is a folder of an object store (s3://, gs://, az://) or of this machine (file:///). Credentials
-    come from the environment alone. A dataset of the same name there is replaced.
+    it goes on. Of what is there only the beginning is read; pull reads all of it, and names an object that is damaged:
+    remove that object and push again, which sends it anew. The URL is a folder of an object store (s3://, gs://, az://)
+    or of this machine (file:///). Credentials come from the environment alone. A dataset of the same name there is
+    replaced.
     """
     protocol_of(url)  # before it is repeated
     console = Console(sys.stdout)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.entries import StoreError
-from cache.layout import SHARD_ROWS, body_path, shards
+from cache.layout import SHARD_ROWS, body_name, body_path, shards
 from cache.maps import map_array
 
 _MOST_FILES = 65_536
@@ -103,8 +103,8 @@ class RowReader:
         self._count = 0
 
     def _path(self, of: str, name: str, symbol: int, number: int) -> str:
-        more = "/0" * len(self._rows.kinds[of][name].columns)
-        return f"{self._rows.folders[of][symbol]}/{name}/c/{number}{more}"
+        ndim = 1 + len(self._rows.kinds[of][name].columns)
+        return f"{self._rows.folders[of][symbol]}/{body_name(name, ndim, number)}"
 
     def _open(self, of: str, name: str, symbol: int, number: int) -> int:
         if self._count == self._most:

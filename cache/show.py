@@ -8,10 +8,11 @@ from typing import Any
 from cache.contents import inputs
 from cache.entries import Entry, StoreError, open_entry
 from cache.reader import Dataset, SymbolEntries
-from cache.tables import table
+from cache.tables import first_of, table
 from cache.timeframes import format_time
 
-_IN_FULL = 3  # so many symbols are shown with all they have; of more, each has a line
+_IN_FULL = 3  # so many symbols are shown with all they have; of more, each has a line …
+_LINES = 20  # … up to here; of more, so many
 CHECKS = ("warnings", "consistency", "certificate")  # of the dataset's manifest, where there are any
 
 
@@ -55,7 +56,8 @@ def show_lines(dataset: Dataset, store: Path, updated: str, last_used: str) -> I
     for part, bounds in dataset.splits.items():
         limit = f"until {format_time(bounds['until'])}" if "until" in bounds else f"from {format_time(bounds['from'])}"
         yield f"  {part:<11} {limit}"
-    yield from (f"  left out    {symbol}: {why}" for symbol, why in dataset.entry.manifest["left_out"].items())
+    left_out = [f"{symbol}: {why}" for symbol, why in dataset.entry.manifest["left_out"].items()]
+    yield from (f"  left out    {line}" for line in first_of(left_out, _LINES))
     yield from check_lines(dataset.entry.manifest)
     if len(dataset.symbols) <= _IN_FULL:
         for symbol, entries in dataset.symbols.items():
@@ -77,9 +79,8 @@ def head_lines(dataset: Dataset, updated: str, last_used: str) -> Iterator[str]:
 
 def check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Warnings, and what was checked."""
-    for warning in manifest.get("warnings", ()):
-        yield f"  warning     {warning}"
-    yield from _consistency_lines(manifest.get("consistency", {}))
+    yield from (f"  warning     {warning}" for warning in first_of(manifest.get("warnings", ()), _LINES))
+    yield from (f"  consistency {line}" for line in _consistency_lines(manifest.get("consistency", {})))
     if "certificate" in manifest:
         certificate = manifest["certificate"]
         drawn = [f"{name} {certificate[name]}" for name in ("samples", "seed") if name in certificate]
@@ -92,16 +93,18 @@ def check_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 def _consistency_lines(reports: Mapping[str, Any]) -> Iterator[str]:
     """Bars that were given against those made of the base, by symbol and timeframe; where all agree, a count."""
-    agree = differ = 0
+    agree, differ = 0, list[str]()
     for symbol, of_symbol in reports.items():
         for timeframe, report in of_symbol.items():
             apart = {name: report[name] for name in ("different", "only_given", "only_derived") if report.get(name)}
-            agree, differ = agree + (not apart), differ + bool(apart)
             if apart:
                 words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in apart.items())
-                yield f"  consistency {symbol} {timeframe}: {report.get('equal', 0):,} given bars equal, {words}"
+                differ.append(f"{symbol} {timeframe}: {report.get('equal', 0):,} given bars equal, {words}")
+            else:
+                agree += 1
+    yield from first_of(differ, _LINES)
     if agree:
-        yield f"  consistency given bars are what the base makes of them: {agree} of {agree + differ} timeframes"
+        yield f"given bars are what the base makes of them: {agree} of {agree + len(differ)} timeframes"
 
 
 def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: Path) -> Iterator[str]:
@@ -128,7 +131,8 @@ def _symbol_lines(dataset: Dataset, symbol: str, entries: SymbolEntries, store: 
 
 
 def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
-    rows = []
+    """A line a symbol; of many symbols those of which most was repaired, and those with the fewest windows."""
+    rows: list[tuple[int, int, tuple[str, ...]]] = []
     names = ("windows", *dataset.splits, "purged")
     for symbol, entries in dataset.symbols.items():
         counts, time = _counts(dataset, symbol, entries), entries.windows.array("time")
@@ -139,10 +143,15 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
         rows_of = ", ".join(f"{fault} {count:,}" for fault, count in repaired.items())
         columns = [f"{counts[name]:,}" for name in names]
         ends = [format_time(time[at])[:10] for at in (0, -1)]
-        rows.append((symbol, *columns, *ends, rows_of or "-", str(sum(len(one["remarks"]) for one in bars))))
+        row = (symbol, *columns, *ends, rows_of or "-", str(sum(len(one["remarks"]) for one in bars)))
+        rows.append((-repaired.total(), counts["windows"], row))
+    told = f"; above, the {_LINES} most repaired or with the fewest windows" if len(rows) > _LINES else ""
+    shown = rows if len(rows) <= _LINES else sorted(rows)[:_LINES]
     header = ("symbol", *names, "first", "last", "repaired", "remarks")
-    yield from table([header, *rows], right={*range(1, len(names) + 1), len(header) - 1})
-    yield f"{len(rows):,} symbols; where their entries lie, and all remarks: bin/cache show {dataset.name} --json"
+    right = {*range(1, len(names) + 1), len(header) - 1}
+    yield from table([header, *(row for *_, row in shown)], right)
+    yield f"{len(rows):,} symbols with {sum(windows for _, windows, _ in rows):,} windows{told}"
+    yield f"Each symbol, where its entries lie, and all remarks: bin/cache show {dataset.name} --json"
 
 
 def _counts(dataset: Dataset, symbol: str, entries: SymbolEntries) -> dict[str, int]:

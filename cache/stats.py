@@ -4,7 +4,7 @@ Only manifests and file sizes are read. Bytes are those of the array files; meta
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,12 +60,15 @@ class Stats:
     damaged: list[str]
 
 
-def store_stats(store: Path) -> Stats:
-    """Count a store. Raises StoreError where there is none; damaged entries and refs are named in the result."""
+def store_stats(store: Path, advance: Callable[[int], object] = lambda count: None) -> Stats:
+    """Count a store; `advance` hears of the entries.
+
+    Raises StoreError where there is none; damaged entries and refs are named in the result.
+    """
     check_store(store)
     damaged: list[str] = []
     unread: list[OSError] = []
-    entries = dict(open_entries(store, damaged, unread))
+    entries = dict(open_entries(store, damaged, unread, advance))
     diary = diary_of(store, damaged)
     left = [one.bytes for one in abandoned(store, unread)]
     refs = dict(open_refs(store, damaged))

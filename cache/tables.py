@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 _AGES = ((86400 * 365.25, "y"), (86400, "d"), (3600, "h"), (60, "min"))
+_NAMED = 3
 
 
 def table(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:
@@ -15,6 +16,23 @@ def table(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def first_of(lines: Sequence[str], count: int) -> list[str]:
+    """No more than `count` of these lines, the last telling how many there are that are not told."""
+    return list(lines) if len(lines) <= count else [*lines[: count - 1], f"… and {len(lines) - count + 1:,} more"]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 entry`, `2,000 entries`."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def mb(size: int) -> str:

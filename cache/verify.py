@@ -2,14 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref, unread
-from cache.contents import Id, closure, entry_ids, memos, open_entries, stage_paths
+from cache.contents import Id, closure, entry_ids, memos, names, open_entries, stage_paths
 from cache.entries import StoreError, entry_path, open_entry
 from cache.prune import discard
 from cache.reader import open_symbols
@@ -20,10 +20,15 @@ _MAKE = "the next bin/build-cache makes it"
 
 @dataclass(frozen=True)
 class Checked:
-    """All but the content of the arrays: what is wrong, and the arrays still to be read. `entries` are those there."""
+    """All but the content of the arrays: what is wrong, and the arrays still to be read.
+
+    `entries` are those there, `missing` those that a dataset needs; `names` tells what they are of, where it is known.
+    """
 
     store: Path
     entries: tuple[Id, ...]
+    missing: tuple[Id, ...]
+    names: Mapping[Id, str]
     findings: tuple[Finding, ...]
     bodies: tuple[Body, ...]
 
@@ -33,20 +38,25 @@ class Checked:
         return sum(body.size for body in self.bodies)
 
 
-def check_metadata(store: Path, name: str | None = None) -> Checked:
-    """Check the whole store, or all that the dataset `name` needs. Raises StoreError where there is no such thing."""
+def check_metadata(
+    store: Path, name: str | None = None, advance: Callable[[int], object] = lambda count: None
+) -> Checked:
+    """Check the whole store, or all that the dataset `name` needs; `advance` hears of the entries.
+
+    Raises StoreError where there is no such thing.
+    """
     check_store(store)
     findings: list[Finding] = []
     closed: list[OSError] = []
     try:
-        names = ref_names(store)
+        refs = ref_names(store)
     except OSError as error:
-        names = []
+        refs = []
         closed.append(error)
-    if name is not None and name not in names:
+    if name is not None and name not in refs:
         read_ref(store, name)  # for its words
     roots: dict[Id, str] = {}
-    for of in names if name is None else [name]:
+    for of in refs if name is None else [name]:
         key, finding = check_ref(store / "refs" / f"{of}.json")
         if finding:
             findings.append(finding)
@@ -67,16 +77,19 @@ def check_metadata(store: Path, name: str | None = None) -> Checked:
     findings += [unread(error, Path(error.filename)) for error in closed]
     bodies: list[Body] = []
     for one in there:
+        advance(1)
         found, files = check_entry(store, *one)
         findings += found
         bodies += files
     silent = {Path(error.filename) for error in closed}
-    for one in sorted(needed.keys() - set(there)):
-        if silent & {entry_path(store, *one), store / one[0]}:
-            continue
+    missing = [
+        one for one in sorted(needed.keys() - set(there)) if not silent & {entry_path(store, *one), store / one[0]}
+    ]
+    for one in missing:
         what = f"it is missing, and the dataset {needed[one]} needs it"
         findings.append(Finding(entry_path(store, *one), what, _MAKE))
-    return Checked(store, tuple(there), tuple(findings), tuple(bodies))
+    known = dict(item for root in roots if root in opened for item in names(opened[root], opened))
+    return Checked(store, tuple(there), tuple(missing), known, tuple(findings), tuple(bodies))
 
 
 def check_content(checked: Checked, advance: Callable[[int], object] = lambda count: None) -> tuple[Finding, ...]:
@@ -99,9 +112,8 @@ def check_content(checked: Checked, advance: Callable[[int], object] = lambda co
 
 def repair(findings: tuple[Finding, ...]) -> list[Path]:
     """Remove what is damaged; what was removed. Hold cache.locks.removing, and check inside it."""
-    dropped = list(dict.fromkeys(finding.drop for finding in findings if finding.drop))
-    inside = [path for path in dropped if any(entry in path.parents for entry in dropped)]
-    dropped = [path for path in dropped if path not in inside]
+    to_drop = dict.fromkeys(finding.drop for finding in findings if finding.drop)
+    dropped = [path for path in to_drop if to_drop.keys().isdisjoint(path.parents)]
     for path in dropped:
         discard(path)
     return dropped

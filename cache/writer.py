@@ -45,8 +45,7 @@ class ArrayWriter:
         self._md5s: list[str] = []  # of full pieces
         self._md5 = _new_md5()  # of the rows after them
         self._file: BinaryIO | None = None
-        for folder in (entry / spec.name, entry / spec.name / "c"):
-            folder.mkdir()
+        (entry / spec.name).mkdir()
 
     def append(self, block: NDArray[Any]) -> None:
         """Add rows: `block` is [n, *columns] of the array's dtype."""
@@ -73,7 +72,7 @@ class ArrayWriter:
         assert not self.rows, self.spec
         rows, md5s = earlier.shape(self.spec.name)[0], earlier.manifest["arrays"][self.spec.name]["md5"]
         for number in range(rows // SHARD_ROWS):
-            share(self._path(number, earlier.path), self._place(number))
+            share(self._path(number, earlier.path), self._path(number, self._entry))
         kept = rows // PIECE_ROWS * PIECE_ROWS
         self.rows, self._md5s = kept, md5s[: kept // PIECE_ROWS]
         if not rows % SHARD_ROWS:
@@ -117,15 +116,8 @@ class ArrayWriter:
     def _path(self, shard: int, entry: Path) -> Path:
         return body_path(entry, self.spec.name, 1 + len(self.spec.columns), shard)
 
-    def _place(self, shard: int) -> Path:
-        """Where a new file goes; its folder is there."""
-        path = self._path(shard, self._entry)
-        if self.spec.columns:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
     def _new_file(self) -> BinaryIO:
-        self._file = self._place(self.rows // SHARD_ROWS).open("wb")
+        self._file = self._path(self.rows // SHARD_ROWS, self._entry).open("wb")
         return self._file
 
     def _write(self, data: bytes | memoryview) -> None:

@@ -42,9 +42,7 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
     before = entry_before("bars", node.earlier, recipe.base, store)
     first_open, last_close = (before.manifest[name] if before else 0 for name in ("first_open", "last_close"))
     if node.file is not None:
-        blocks: Iterable[Block] = read_bars(
-            node.file.path, recipe.source, timeframe, node.file.rows, log, node.file.divided
-        )
+        blocks = read_ahead(read_bars(node.file.path, recipe.source, timeframe, node.file.rows, log, node.file.divided))
         origin = node.file.path.name
     else:
         base = BarSeries(store, node.components.inputs["bars"])
@@ -57,7 +55,7 @@ def _build_bars(node: Node, recipe: Recipe, store: Path, entry: EntryWriter, adv
     open_time = entry.array(ArraySpec("open_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES), before)
     close_time = entry.array(ArraySpec("close_time", "<i8", ("time",), attributes=TIME_ATTRIBUTES), before)
     ohlc = entry.array(ArraySpec("ohlc", "<f8", ("time", "price"), (4,)), before)
-    for block in read_ahead(blocks):
+    for block in blocks:
         first_open = first_open or int(block.open_time[0])
         last_close = int(block.close_time[-1])
         open_time.append(block.open_time)

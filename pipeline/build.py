@@ -21,7 +21,7 @@ from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
-from pipeline.explain import in_short, look_up, source_paths
+from pipeline.explain import in_short, left_out_before, look_up, source_paths
 from pipeline.plan import Node, Plan, Sources, blame
 from pipeline.tasks import Executor, Job, Receipt, tasks_of
 from pipeline.threads import Threads
@@ -73,7 +73,9 @@ def build(
             plan = way.continued(way.make_plan(recipe, sources, left_out), sources, known, left_out)
             explanation = look_up(plan, sources, data_dir, store)
             if not built and not left_out:
-                for line in in_short(explanation):
+                again = left_out_before(recipe, sources, data_dir, store)
+                likely = way.make_plan(recipe, sources, again) if again else plan
+                for line in in_short(look_up(likely, sources, data_dir, store) if again else explanation, again):
                     console.line(line)
             missing = to_begin_with(plan, explanation.missing)
             made = Made()

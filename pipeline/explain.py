@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cache.entries import Entry, StoreError, entry_exists, open_entry
-from cache.explain import nearest, value_words
+from cache.explain import Neighbours, value_words
 from cache.files import listing
 from cache.reader import open_dataset
 from cache.recipes import AnyRecipe
 from cache.refs import check_folder, read_ref
+from cache.tables import few, first_of
 from pipeline.files import is_url, url_of
 from pipeline.plan import Node, Plan, Sources
+from pipeline.universe import Faults
 
 Paths = dict[str, dict[str, str]]  # MD5 by timeframe and path
 UNCHANGED, CHANGED = "unchanged", "content changed"
@@ -117,15 +120,20 @@ def _plugin_code(fields: dict[str, Any]) -> str | None:
     return code
 
 
-def in_short(explanation: Explanation) -> Iterator[str]:
-    """Lines for people: what has changed since the last build, and what is to be built."""
+def in_short(explanation: Explanation, left_out: Faults = MappingProxyType({})) -> Iterator[str]:
+    """Lines for people: what has changed since the last build, and what is to be built.
+
+    `left_out` are the symbols that the last build left out, and the explanation is of a plan without them.
+    """
     told = [f"{file.path}: {file.state}" for file in explanation.files if file.state != UNCHANGED]
-    yield from (f"  {line}" for line in _first(told, 5))
+    yield from (f"  {line}" for line in first_of(told, 5))
     yield from (f"  changed since the last build: {change}" for change in explanation.changes)
     missing, total = explanation.missing, len(explanation.verdicts)
     if explanation.hits and missing:
-        yield f"  {total - len(missing)} of {total} entries are in the store; to build:"
-        yield from (f"    {line}" for line in _first([node.label for node in missing], 8))
+        yield f"  {total - len(missing):,} of {total:,} entries are in the store; to build:"
+        yield from (f"    {line}" for line in first_of([node.label for node in missing], 8))
+    if left_out:
+        yield f"  tried again, because the last build left out: {few(sorted(left_out))}"
 
 
 def source_paths(sources: Sources, data_dir: Path) -> Paths:
@@ -179,33 +187,34 @@ def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: P
 
 
 def _with_reasons(explanation: Explanation, store: Path) -> Iterator[Verdict]:
-    stages: dict[str, list[Entry]] = {}
+    stages: dict[str, tuple[Neighbours, str]] = {}
     for verdict in explanation.verdicts:
         if verdict.state == "hit":
             yield verdict
             continue
         components = verdict.node.components
         if components.stage not in stages:
-            stages[components.stage] = list(_entries(store, components.stage))
-        found = nearest(components, stages[components.stage])
-        reasons = tuple(found[1]) if found else (f"the store holds no {_kind(verdict.node)} yet",)
+            entries, unread = _entries(store, components.stage)
+            none = "that can be read: bin/cache verify says why" if unread and not entries else "yet"
+            stages[components.stage] = Neighbours(entries), none
+        neighbours, none = stages[components.stage]
+        found = neighbours.nearest(components)
+        reasons = tuple(found[1]) if found else (f"the store holds no {_kind(verdict.node)} {none}",)
         yield replace(verdict, reasons=verdict.reasons or reasons, nearest=found[0].key if found else None)
 
 
-def _entries(store: Path, stage: str) -> Iterator[Entry]:
-    """All whole entries of a stage, the newest first."""
-    found = []
+def _entries(store: Path, stage: str) -> tuple[list[Entry], int]:
+    """All whole entries of a stage, the newest first, and how many others there are: damaged, or of another format."""
+    found, unread = list[Entry](), 0
     for path in listing(store / stage):
-        with suppress(StoreError):
-            if not path.name.startswith("."):
+        if not path.name.startswith("."):
+            try:
                 found.append(open_entry(store, stage, path.name))
-    yield from sorted(found, key=lambda entry: str(entry.manifest["built"]["at"]), reverse=True)
+            except StoreError:
+                unread += 1
+    return sorted(found, key=lambda entry: str(entry.manifest["built"]["at"]), reverse=True), unread
 
 
 def _kind(node: Node) -> str:
     stage = node.components.stage
     return f"{stage} of {node.timeframe}" if node.timeframe else stage
-
-
-def _first(lines: list[str], count: int) -> list[str]:
-    return lines if len(lines) <= count else [*lines[: count - 1], f"… and {len(lines) - count + 1} more"]

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ import click
 from cache.console import Console, command, examples
 from cache.recipes import parse_recipe
 from configs.loader import load_config
-from pipeline.universe import Faults, fault_table
+from pipeline.explain_lines import explanation_lines
+from pipeline.universe import Faults
 
 if TYPE_CHECKING:
     from pipeline.explain import Explanation
@@ -41,7 +41,8 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
 
     With the arguments of bin/build-cache; nothing is built. For every entry: hit (it is there), build, or stale source
     (to be built anew because the content of a source file changed). A missing entry is compared with the nearest one
-    that is there, field by field. Whether the recipe leaves any windows is not judged: the build finds that out.
+    that is there, field by field. Of more than 70 entries those with the same cause are counted together; --json lists
+    each. Whether the recipe leaves any windows is not judged: the build finds that out.
     Symbols that the last build left out count as left out again, where their files and data.source are the same.
     """
     recipe = parse_recipe(load_config(config_path, overrides))
@@ -49,34 +50,16 @@ def explain_command(config_path: str, overrides: tuple[str, ...], data_dir: Path
     from pipeline.ways import way_of
 
     way = way_of(recipe)
-    with Console(sys.stderr).phase("fingerprint sources"):
+    console = Console(sys.stderr)
+    with console.phase("fingerprint sources"):
         sources = way.find_sources(recipe, data_dir, store)
     plan = way.make_plan(recipe, sources, left_out_before(recipe, sources, data_dir, store))
-    explanation = explain(plan, sources, data_dir, store)
+    with console.phase("compare with the store"):
+        explanation = explain(plan, sources, data_dir, store)
     if as_json:
         click.echo(json.dumps(_as_json(explanation, plan.left_out), indent=2))
     else:
-        click.echo("\n".join(_lines(recipe.name, explanation, plan.left_out)))
-
-
-def _lines(name: str, explanation: "Explanation", left_out: Faults) -> Iterator[str]:
-    missing, total = len(explanation.missing), len(explanation.verdicts)
-    yield f"{name}: {total - missing} of {total} entries are in the store, {missing} to build"
-    if explanation.files:
-        yield "\nSource files, against the last build under this name:"
-        yield from (f"  {file.timeframe:<4} {file.path}: {file.state}" for file in explanation.files)
-    if explanation.changes:
-        yield "\nThe recipe, against the last build under this name:"
-        yield from (f"  {change}" for change in explanation.changes)
-    if left_out:
-        yield "\nLeft out, as far as is known before the build:"
-        yield from (f"  {line}" for line in fault_table(left_out))
-    yield "\nEntries:"
-    for verdict in explanation.verdicts:
-        yield f"  {verdict.state:<12}  {verdict.node.label}  {verdict.node.components.key}"
-        yield from (f"                  {reason}" for reason in verdict.reasons)
-        if verdict.nearest:
-            yield f"                  (compared with {verdict.nearest}, the nearest there is)"
+        click.echo("\n".join(explanation_lines(recipe.name, explanation, plan.left_out)))
 
 
 def _as_json(explanation: "Explanation", left_out: Faults) -> dict[str, object]:

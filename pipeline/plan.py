@@ -230,7 +230,8 @@ def _derived(recipe: Recipe, symbol: str, given: Mapping[str, tuple[str, ...]]) 
 def _pooled(
     recipe: Recipe, keys: Mapping[str, Mapping[str, tuple[str, ...]]], split: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Node]:
-    """By timeframe the statistics of all symbols that train, after those of each."""
+    """Symbol by symbol the statistics of each that trains, and by timeframe those of all of them after that."""
+    own, together = list[Node](), list[Node]()
     for name in recipe.timeframes:
         fields = stream_fields(recipe, name)
         of_symbols = []
@@ -239,9 +240,11 @@ def _pooled(
             inputs = {"bars": of_symbol[name], **split}
             needs = tuple(key for some in inputs.values() for key in some)
             of_symbols.append(Node(_component("statistics", fields, inputs), needs, symbol, name))
-        yield from of_symbols
+        own += of_symbols
         known = tuple(dict.fromkeys(node.components.key for node in of_symbols))
-        yield Node(_component("statistics", fields, {"statistics": known}), known, recipe.name, name)
+        together.append(Node(_component("statistics", fields, {"statistics": known}), known, recipe.name, name))
+    yield from sorted(own, key=lambda node: node.symbol)
+    yield from together
 
 
 def _stream(

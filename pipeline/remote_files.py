@@ -6,13 +6,13 @@ extra.
 
 import glob
 import hashlib
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from cache.files import in_words
 from cache.keys import Fingerprint, Identity, recall, remember
 from cache.remote_url import INSTALL, protocol_of
 from cache.seal import content_md5
@@ -30,8 +30,9 @@ def find_remote(url: str) -> list[Path]:
             found = system.glob(path)
         elif not url.endswith(".parquet") and system.isdir(path):
             found = system.glob(f"{path.rstrip('/')}/*.parquet")
-        else:
-            found = [path] if system.exists(path) else []
+        else:  # strict: a web server that cannot be reached is not one without the file
+            strict = {"strict": True} if url.startswith("http") else {}
+            found = [path] if system.exists(path, **strict) else []
     except Exception as error:  # every backend has its own
         raise _unreachable(url, error) from None
     if not found:
@@ -48,7 +49,10 @@ def remote_identity(path: Path) -> Identity:
     system, inner = _system(url)
     try:
         known: dict[str, Any] = system.info(inner)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # of a web server everything comes as this
+        if isinstance(cause, Exception) and getattr(cause, "status", None) not in (404, 410):
+            raise _unreachable(url, cause) from None
         raise SourceError(f"{url}: no such file there") from None
     except Exception as error:
         raise _unreachable(url, error) from None
@@ -107,4 +111,16 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 def _unreachable(url: str, error: Exception) -> SourceError:
-    return SourceError(f"{url}: cannot be read ({in_words(error)}); is the address right, and are you allowed to?")
+    words = " ".join(str(error).split()) or type(error).__name__
+    if _is_connection(error):
+        return SourceError(
+            f"{url}: the server cannot be reached ({words}); is the address right, and does it answer this machine?"
+        )
+    return SourceError(f"{url}: cannot be read ({words}); is the address right, and are you allowed to?")
+
+
+def _is_connection(error: Exception) -> bool:
+    """Whether there was no answer, as far as the backends' errors tell, which have no class in common."""
+    if isinstance(error, FileNotFoundError | PermissionError) or hasattr(error, "status"):
+        return False
+    return isinstance(error, OSError) or bool(re.search("Connect|Timeout", type(error).__name__))

@@ -1,6 +1,7 @@
 """Bars of one symbol and timeframe as one series, however many shards (entries) they lie in."""
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from cache.entries import open_entry
 from cache.timeframes import format_time
 from pipeline.bars import BLOCK_ROWS, Block, SourceError
 
-_FEW = 4096
+_FEW = 16_384
 
 
 class BarSeries:
@@ -26,10 +27,10 @@ class BarSeries:
                     f"{right.manifest['origin']} begins at {format_time(right.manifest['first_open'])}, before "
                     f"{left.manifest['origin']} ends at {format_time(left.manifest['last_close'])}; remove the overlap"
                 )
-        self._offsets = np.cumsum([0, *(entry.shape("close_time")[0] for entry in self.entries)])
+        self._offsets = list(accumulate((entry.shape("close_time")[0] for entry in self.entries), initial=0))
 
     def __len__(self) -> int:
-        return int(self._offsets[-1])
+        return self._offsets[-1]
 
     @property
     def first_open(self) -> int:
@@ -44,9 +45,9 @@ class BarSeries:
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) of `open_time`, `close_time` or `ohlc`."""
         parts = [
-            entry.rows(name, max(start - offset, 0), stop - offset)
-            for entry, offset in zip(self.entries, self._offsets, strict=False)
-            if offset < stop and offset + entry.shape(name)[0] > start
+            entry.rows(name, max(start - first, 0), stop - first)
+            for entry, (first, past) in zip(self.entries, pairwise(self._offsets), strict=True)
+            if first < stop and past > start
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -77,7 +78,9 @@ class BarSeries:
 
     def _count(self, name: str, instant: int, side: Literal["left", "right"]) -> int:
         """How many times come before `instant`, or by then: single rows are read until few are left."""
-        low, high = 0, len(self)
+        over: int = sum(entry.manifest["last_close"] <= instant for entry in self.entries)
+        begun = sum(entry.manifest["first_open"] <= instant for entry in self.entries)
+        low, high = self._offsets[over], self._offsets[begun]
         while high - low > _FEW:
             middle = (low + high) // 2
             time = int(self.rows(name, middle, middle + 1)[0])
@@ -85,4 +88,4 @@ class BarSeries:
                 low = middle + 1
             else:
                 high = middle
-        return low + int(np.searchsorted(self.rows(name, low, high), instant, side=side))
+        return low + (int(np.searchsorted(self.rows(name, low, high), instant, side=side)) if low < high else 0)

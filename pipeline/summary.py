@@ -15,7 +15,8 @@ from pipeline.columns import ROLES
 from pipeline.sequences_summary import sequence_lines
 from pipeline.universe import fault_table
 
-_DETAILED = 3  # symbols; more of them get a line each
+_DETAILED = 3  # symbols; more of them get a line each …
+_LINES = 20  # … but no more than so many
 
 
 def summarise(outcome: Outcome) -> Iterator[str]:
@@ -103,8 +104,12 @@ def _symbols(dataset: Dataset) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("symbol", f"{base} bars", "windows", "training", "purged", "validation")]
     known = dataset.per_symbol
     counts = np.column_stack([known.rows[:, 0], known.windows, _parts(known)])
-    rows += [(symbol, *(f"{count:,}" for count in of)) for symbol, of in zip(known.names, counts.tolist(), strict=True)]
+    shown = range(len(counts)) if len(counts) <= _LINES else np.argsort(counts[:, 1], kind="stable")[:_LINES].tolist()
+    rows += [(known.names[k], *(f"{count:,}" for count in counts[k].tolist())) for k in shown]
+    rows.append((f"all {len(counts):,}", *(f"{count:,}" for count in counts.sum(axis=0).tolist())))
     yield from (f"  {line}" for line in table(rows, right={1, 2, 3, 4, 5}))
+    if len(counts) > _LINES:
+        yield f"  above, the {_LINES} with the fewest windows; all of them: bin/cache show {dataset.name} --json"
 
 
 def _left_out(dataset: Dataset) -> list[str]:

@@ -246,20 +246,23 @@ def test_rows_are_read_across_shards(long: tuple[Path, Dataset, Dataset]):
         np.testing.assert_array_equal(entry.rows("values", start, stop), entry.array("values")[start:stop])
 
 
-def test_bars_are_counted_by_time(long: tuple[Path, Dataset, Dataset]):
+@pytest.mark.parametrize(("timeframe", "files"), [("m1", 2), ("m5", 1)])
+def test_bars_are_counted_by_time(long: tuple[Path, Dataset, Dataset], timeframe: str, files: int):
     """Counts are found in few reads; every time is compared with, and the instants before and after it."""
     evidence = evidence_of(long[2], long[0] / "store")["TEST"]
-    bars = evidence.bars["m5"]
+    bars = evidence.bars[timeframe]
     opens, closes = (bars.rows(name, 0, len(bars)) for name in ("open_time", "close_time"))
-    assert len(bars) > 8192
-    for at in (*range(0, len(bars), 97), len(bars) // 2, len(bars) // 4, len(bars) - 1):
+    assert len(bars) > 16_384
+    assert len(bars.entries) == files
+    seam = bars.entries[0].shape("ohlc")[0]
+    for at in (*range(0, len(bars), len(bars) // 300), len(bars) // 2, seam - 1, seam % len(bars), len(bars) - 1):
         for off in (-1, 0, 1):
             instant = int(closes[at]) + off
             assert bars.completed_by(instant) == (closes <= instant).sum()
-            assert evidence.count_by("m5", "close_time", instant) == (closes <= instant).sum()
+            assert evidence.count_by(timeframe, "close_time", instant) == (closes <= instant).sum()
             instant = int(opens[at]) + off
             assert bars.opened_before(instant) == (opens < instant).sum()
-            assert evidence.count_by("m5", "open_time", instant, "left") == (opens < instant).sum()
+            assert evidence.count_by(timeframe, "open_time", instant, "left") == (opens < instant).sum()
 
 
 def test_what_is_taken_over_is_compared_and_the_rest_is_proved(long: tuple[Path, Dataset, Dataset], tmp_path: Path):

@@ -173,8 +173,9 @@ def test_show_says_what_was_checked(copied: Path, tmp_path: Path):
     assert {name: shown[name] for name in CHECKS} == found
 
 
-def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
-    symbols = [f"SYM{number:02}" for number in range(35)]
+@pytest.mark.parametrize("count", [20, 35])
+def test_show_of_many_symbols_has_a_line_for_each_up_to_twenty(copied: Path, tmp_path: Path, count: int):
+    symbols = [f"SYM{number:02}" for number in range(count)]
 
     dataset = open_dataset(copied, "test")
     inputs = dict.fromkeys(symbols, dataset.entry.manifest["components"]["inputs"]["TEST"])
@@ -192,14 +193,17 @@ def test_show_of_many_symbols_has_a_line_for_each(copied: Path, tmp_path: Path):
     lines = output("show", "test", "--store", copied, cwd=tmp_path).splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("symbol"))
     assert lines[at].split() == ["symbol", "windows", "train", "val", "purged", "first", "last", "repaired", "remarks"]
-    assert [line.split() for line in lines[at + 1 : -1]] == [
-        [name, "29,568", "23,568", "5,518", "482", "2024-01-08", "2024-02-06", "high", "6", "3"] for name in symbols
+    of_each = ["29,568", "23,568", "5,518", "482", "2024-01-08", "2024-02-06", "high", "6", "3"]
+    assert [line.split() for line in lines[at + 1 : -2]] == [[name, *of_each] for name in symbols[:20]]
+    told = "; above, the 20 most repaired or with the fewest windows" if count > 20 else ""
+    assert lines[-2:] == [
+        f"{count} symbols with {count * 29_568:,} windows{told}",
+        "Each symbol, where its entries lie, and all remarks: bin/cache show test --json",
     ]
-    assert lines[-1] == "35 symbols; where their entries lie, and all remarks: bin/cache show test --json"
     assert max(map(len, lines[at:])) < 100
     shown = json.loads(output("show", "test", "--store", copied, "--json", cwd=tmp_path))
     assert list(shown["symbols"]) == symbols
-    assert shown["symbols"]["SYM34"]["bars"][0]["remarks"] == ["a remark"]
+    assert shown["symbols"][symbols[-1]]["bars"][0]["remarks"] == ["a remark"]
 
 
 def test_list(copied: Path, tmp_path: Path):
@@ -231,7 +235,7 @@ def test_stats(copied: Path, tmp_path: Path):
     for saved in (1.25, 1000):
         record_use(copied, "train", key, saved)
     found = json.loads(output("stats", "--store", copied, "--json", cwd=tmp_path))
-    on_disk = sum(path.stat().st_size for path in copied.glob("*/*/*/c/**/*") if path.is_file())
+    on_disk = sum(path.stat().st_size for path in copied.glob("*/*/*/c.*"))
     assert found["store"] == str(copied)
     assert {stage: amount["entries"] for stage, amount in found["stages"].items()} == {
         **dict.fromkeys(STAGES, 0),
@@ -291,7 +295,8 @@ def test_stats_tell_of_what_can_be_removed(copied: Path, tmp_path: Path):
 def test_verify(test_store: Path, tmp_path: Path):
     size = json.loads(output("stats", "--store", test_store, "--json", cwd=tmp_path))["total"]["bytes"]
     for arguments in ([], ["test"]):
-        assert output("verify", *arguments, "--store", test_store, cwd=tmp_path) == "8 entries, 4.0 MB: all intact\n"
+        told = "8 entries (bars 3, streams 3, windows 1, datasets 1), 4.0 MB: all intact\n"
+        assert output("verify", *arguments, "--store", test_store, cwd=tmp_path) == told
         assert json.loads(output("verify", *arguments, "--store", test_store, "--json", cwd=tmp_path)) == {
             "store": str(test_store),
             "entries": 8,
@@ -304,7 +309,7 @@ def test_verify(test_store: Path, tmp_path: Path):
 @pytest.fixture
 def damaged(copied: Path) -> tuple[Path, Path]:
     """A store with a flipped bit in the m5 stream, and the file that has it."""
-    file = open_dataset(copied, "test").symbols["TEST"].streams["m5"].path / "values/c/0/0"
+    file = open_dataset(copied, "test").symbols["TEST"].streams["m5"].path / "values/c.0.0"
     flip(file, 12_345)
     return copied, file
 
@@ -316,16 +321,17 @@ def test_verify_names_file_and_remedy(damaged: tuple[Path, Path], tmp_path: Path
     for arguments in ([], ["test"]):
         done = cache("verify", *arguments, "--store", store, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.endswith(f"\nerror: 1 fault in 8 entries\n{file}: {what}; {remedy}\n")
+        intact = "intact: bars 3 of 3, streams 2 of 3, windows 1 of 1, datasets 1 of 1"
+        assert done.stderr.endswith(f"\nerror: 1 fault in 8 entries; {intact}\n{file} (TEST m5): {what}; {remedy}\n")
     done = cache("verify", "--json", "--store", store, cwd=tmp_path)
     assert done.returncode == 1
-    assert json.loads(done.stdout)["findings"] == [{"file": str(file), "what": what, "remedy": remedy}]
+    assert json.loads(done.stdout)["findings"] == [{"file": str(file), "of": "TEST m5", "what": what, "remedy": remedy}]
     assert file.exists()
 
 
 def test_verify_repairs(damaged: tuple[Path, Path], tmp_path: Path):
     store, file = damaged
-    entry, data_dir = file.parents[3], read_ref(store, "test")["data_dir"]
+    entry, data_dir = file.parents[1], read_ref(store, "test")["data_dir"]
     done = cache("verify", "--repair", "--store", store, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
@@ -466,7 +472,7 @@ def test_training_records_its_use(copied: Path, tmp_path: Path):
 
 
 def test_training_on_overwritten_windows_ends_in_words(copied: Path, tmp_path: Path):
-    file = open_dataset(copied, "test").symbols["TEST"].windows.path / "ends/c/0/0"
+    file = open_dataset(copied, "test").symbols["TEST"].windows.path / "ends/c.0.0"
     file.write_bytes(b"\x7f" * file.stat().st_size)
     train = [ROOT / "bin/train", "--config", ROOT / "configs/test.yaml", "--store", copied, "--fast-dev-run"]
     done = subprocess.run(
@@ -679,7 +685,7 @@ def test_a_repaired_import_may_be_imported_again(copied: Path, tmp_path: Path):
     tar, store = tmp_path / "test.tar", tmp_path / "imported"
     assert cache("export", "test", tar, "--store", copied, cwd=tmp_path).returncode == 0
     assert cache("import", tar, "--store", store, cwd=tmp_path).returncode == 0
-    flip(open_dataset(store, "test").symbols["TEST"].streams["m5"].path / "values/c/0/0", 12_345)
+    flip(open_dataset(store, "test").symbols["TEST"].streams["m5"].path / "values/c.0.0", 12_345)
     done = cache("verify", "--repair", "--store", store, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == (
         "What was imported comes back, too, when its archive is imported again: bin/cache import FILE.tar"

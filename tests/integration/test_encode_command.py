@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 IN_SMALL_PARTS = """
 import sys
-from trainer import encode_command, encode_dataset
-encode_dataset.PART_BYTES = 1_000_000
+from trainer import encode_command, encode_windows
+encode_windows.PART_BYTES = 1_000_000
 encode_command.main(sys.argv[1:], prog_name="bin/encode")
 """
 
@@ -85,7 +85,7 @@ def place(test_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def bodies(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("c/**/0") if file.is_file()}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("c.*")}
 
 
 def test_embeddings_of_a_dataset(place: Place):
@@ -131,7 +131,7 @@ def test_embeddings_of_a_dataset(place: Place):
     }
     assert attributes["run"] == described["run"]
     windows = part["windows"][1]
-    mapped = np.memmap(folder / "embedding/c/0/0/0/0", "<f4", "r", shape=(windows, 3, 8, 32))
+    mapped = np.memmap(folder / "embedding/c.0.0.0.0", "<f4", "r", shape=(windows, 3, 8, 32))
     assert (mapped == opened.embedding.to_numpy()[:windows]).all()
     assert described["parts"][1]["windows"] == [windows, count]
 

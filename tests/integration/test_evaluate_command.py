@@ -84,7 +84,7 @@ def test_scores(place: Place, printed: str):
     assert list(scores) == parts
     summary = scores["summary"]
     assert (summary["run"], summary["dataset"]) == ("runs/test", dataset)
-    first, stop = np.fromfile(place.folder / "store" / "datasets" / dataset / "val/c/0/0", "<i8", 2)
+    first, stop = np.fromfile(place.folder / "store" / "datasets" / dataset / "val/c.0.0", "<i8", 2)
     assert summary["windows"] == stop - first > 100
 
     for part in parts[:3]:

@@ -174,7 +174,7 @@ def stopped_builder(store: Path, tmp_path: Path) -> Iterator[str]:
     )
     builder = subprocess.Popen(plain(store, tmp_path), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        until(lambda: any(path.stat().st_size for path in store.glob("bars/.*.partial/ohlc/c/0/0")))
+        until(lambda: any(path.stat().st_size for path in store.glob("bars/.*.partial/ohlc/c.0.0")))
         builder.send_signal(signal.SIGSTOP)
         yield "bars TEST m1 simfx_m1.parquet"
     finally:

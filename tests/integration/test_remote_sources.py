@@ -21,6 +21,7 @@ pytest.importorskip("aiohttp")
 ROOT = Path(__file__).parents[2]
 ROWS = 3000
 BARS = (MONDAY + MINUTE * np.arange(ROWS), random_ohlc(np.random.default_rng(0), ROWS))
+UNREACHED = "the server cannot be reached (Cannot connect to host 127.0.0.1:9 "
 OVERRIDES = ("timeframes=[m1, m5]", "window.seq_len=16")
 
 
@@ -118,7 +119,9 @@ def test_the_remembered_md5_is_taken_where_the_server_tells_a_tag(tmp_path: Path
     ("pattern", "said"),
     [
         ("{url}/missing.parquet", "/missing.parquet: no such file, folder or pattern there"),
-        ("http://127.0.0.1:9/bars.parquet", "http://127.0.0.1:9/bars.parquet: "),
+        ("http://127.0.0.1:9/bars.parquet", f"http://127.0.0.1:9/bars.parquet: {UNREACHED}"),
+        ("http://127.0.0.1:9/*.parquet", f"http://127.0.0.1:9/*.parquet: {UNREACHED}"),
+        ("http://127.0.0.1:9/folder", f"http://127.0.0.1:9/folder: {UNREACHED}"),
         ("{url}/empty.parquet", "/empty.parquet: holds no rows; "),
         (
             "{url}/{{symbol}}.parquet",
@@ -136,6 +139,23 @@ def test_urls_that_cannot_be_read(served: tuple[Path, str], tmp_path: Path, patt
     if "empty" in pattern:
         assert str(caught.value).startswith(served[1])
     assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_is_gone_is_not_one_without_the_file():
+    path = Path("http://127.0.0.1:9/bars.parquet")
+    with pytest.raises(
+        UserError,
+        match=r"bars\.parquet: the server cannot be reached \(Cannot connect .*does it answer this machine\?$",
+    ):
+        remote_files.remote_identity(path)
+
+
+def test_an_object_store_that_cannot_be_reached(tmp_path: Path):
+    words = [ROOT / "bin/build-cache", "--config", "configs/test.yaml", "--store", tmp_path / "store"]
+    words.append("data.source.files={m1: 's3://bucket/a.parquet'}")
+    done = subprocess.run(words, capture_output=True, text=True, env=environ(9))
+    assert done.returncode == 1
+    assert "\nerror: s3://bucket/a.parquet: the server cannot be reached (Could not connect to the" in done.stderr
 
 
 def test_a_server_that_gives_no_parts_of_files_is_refused(served: tuple[Path, str], tmp_path: Path):

@@ -338,7 +338,7 @@ def test_certify_and_its_repair(store: Path, tmp_path: Path):
     copied = shutil.copytree(store, tmp_path / "store")
     assert "streams        holds: 30 sequences" in told(certify_command, "imu", "--store", copied, "--samples", "30")
     stream = open_dataset(copied, "imu").symbols["imu"].streams["fold-1"]
-    flip(stream.path / "values/c/0/0", 8 * 4 * 8 * LENGTH * 350 - 1)  # the sign of the last value
+    flip(stream.path / "values/c.0.0", 8 * 4 * 8 * LENGTH * 350 - 1)  # the sign of the last value
     done = CliRunner().invoke(certify_command, ["imu", "--store", str(copied), "--samples", "350", "--repair"])
     assert done.exit_code == 1
     assert "streams        FAILS: fold-1: rows 13,960 on are not what sequence number 349 gives" in done.output

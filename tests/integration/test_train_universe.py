@@ -177,7 +177,7 @@ def test_embeddings_of_all_symbols(run: Path, store: Path, tmp_path: Path):
         times = dataset.symbols[part["symbol"]].windows.array("time")
         attributes = json.loads((group / "zarr.json").read_text())["attributes"]
         shape = attributes["arrays"]["embedding"]["shape"]
-        found = np.memmap(group / "embedding/c/0/0/0/0", "<f4", "r", shape=tuple(shape))
+        found = np.memmap(group / "embedding/c.0.0.0.0", "<f4", "r", shape=tuple(shape))
         chosen = np.arange(0, len(times), 97)
         expected = encode_at(encoder, dataset, times[chosen], 256, part["symbol"])
         np.testing.assert_allclose(found[chosen], expected.numpy(), rtol=1e-4, atol=1e-6)

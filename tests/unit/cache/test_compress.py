@@ -109,6 +109,6 @@ def test_a_packed_array_is_a_zarr_array(tmp_path: Path, spec: ArraySpec, rows: i
 
 
 def test_chunks_are_named_as_zarr_names_them():
-    assert list(chunk_names(SPECS[3], 7)) == ["c/7"]
-    assert list(chunk_names(SPECS[0], 7)) == ["c/7/0", "c/7/1", "c/7/2"]
-    assert list(chunk_names(SPECS[2], 0)) == ["c/0/0/0", "c/0/0/1", "c/0/0/2", "c/0/1/0", "c/0/1/1", "c/0/1/2"]
+    assert list(chunk_names(SPECS[3], 7)) == ["c.7"]
+    assert list(chunk_names(SPECS[0], 7)) == ["c.7.0", "c.7.1", "c.7.2"]
+    assert list(chunk_names(SPECS[2], 0)) == ["c.0.0.0", "c.0.0.1", "c.0.0.2", "c.0.1.0", "c.0.1.1", "c.0.1.2"]

@@ -73,9 +73,9 @@ def test_fill_values():
 
 
 def test_the_place_of_a_body():
-    assert body_path(Path("e"), "ohlc", 2) == Path("e/ohlc/c/0/0")
-    assert body_path(Path("e"), "time", 1) == Path("e/time/c/0")
-    assert body_path(Path("e"), "ohlc", 2, 3) == Path("e/ohlc/c/3/0")
+    assert body_path(Path("e"), "ohlc", 2) == Path("e/ohlc/c.0.0")
+    assert body_path(Path("e"), "time", 1) == Path("e/time/c.0")
+    assert body_path(Path("e"), "ohlc", 2, 3) == Path("e/ohlc/c.3.0")
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,14 @@ def test_zarr_itself_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFact
         compressors=None,
         filters=None,
         fill_value=float("nan"),
+        chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
     )
     array[:] = data
     for shard in shards(rows):
         values = data[shard.start : shard.start + shard.rows].tobytes()
         padding = np.full((shard.padded - shard.rows, 2), np.nan, "<f4").tobytes()
-        written = (path / f"c/{shard.number}/0").read_bytes()
+        written = (path / f"c.{shard.number}.0").read_bytes()
         assert written[: len(values + padding)] == values + padding
         if shard is not shards(rows)[-1] or rows <= SHARD_ROWS:
             assert written == values + padding + shard.index(8)

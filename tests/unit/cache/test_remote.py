@@ -224,7 +224,7 @@ def other_arrays(path: Path) -> None:
 
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda path: path.write_bytes(b""), r"windows/\w+/zarr.json: it should come first, but the file is empty"),
-    (cut, r"windows/\w+/time/c/0: the archive is cut off within it"),
+    (cut, r"windows/\w+/time/c\.0: the archive is cut off within it"),
     (
         lambda path: flip(path, 8 * (path.stat().st_size // 2)),
         r"windows/\w+(/\S+ …: not packed|: unpacked, \w+ does not).*",
@@ -262,6 +262,24 @@ def test_an_object_that_is_missing_need_only_be_pushed_again(folder: Path, tmp_p
     told = refusal(folder, tmp_path / "store").splitlines()[0]
     assert told == (f"file://{path}: missing, and the dataset needs it. Push the dataset again from where it is whole")
     shutil.copy(windows(pushed), path)
+    pull(folder, tmp_path / "store")
+
+
+@pytest.mark.parametrize("stage", ["bars", "windows", "refs"])
+def test_a_damaged_object_of_the_same_size_is_mended_by_removing_it_and_pushing(
+    store: Path, folder: Path, tmp_path: Path, stage: str
+):
+    path = next(folder.glob(f"{stage}/*"))
+    content = path.read_bytes()
+    flip(path, 8 * (len(content) * 3 // 4))
+    if stage != "refs":  # of which a push sees all
+        assert push(store, folder).entries == 0
+    told = refusal(folder, tmp_path / "store").splitlines()[0]
+    assert told.startswith(f"file://{path}: damaged, ")
+    assert told.endswith(". Remove this object and push the dataset again from where it is whole")
+    path.unlink()
+    assert push(store, folder).entries == (stage != "refs")
+    assert path.read_bytes() == content
     pull(folder, tmp_path / "store")
 
 
@@ -315,7 +333,7 @@ def test_a_ref_that_lists_too_little(folder: Path, tmp_path: Path, change: Calla
 
 
 def test_damage_is_not_pushed(store: Path, tmp_path: Path):
-    (body,) = (store / "windows").glob("*/time/c/0")
+    (body,) = (store / "windows").glob("*/time/c.0")
     flip(body, 8 * 100)
     with pytest.raises(StoreError, match=rf"^{body}: damaged, .*the dataset was not exported"):
         push(store, tmp_path / "remote")

@@ -65,7 +65,7 @@ def test_counts(tmp_path: Path, keys: dict[str, str]):
 
 
 def test_bytes_are_those_on_disk(test_store: Path):
-    on_disk = sum(path.stat().st_size for path in test_store.glob("*/*/*/c/**/*") if path.is_file())
+    on_disk = sum(path.stat().st_size for path in test_store.glob("*/*/*/c.*"))
     found = store_stats(test_store)
     assert (found.total.bytes, found.total.entries) == (on_disk, 8)
     assert [(one.name, one.entries, one.bytes, one.shared_bytes) for one in found.datasets] == [("test", 8, on_disk, 0)]
@@ -187,13 +187,13 @@ def test_bars_may_be_gone(tmp_path: Path, keys: dict[str, str]):
 def test_damage_is_named_and_the_rest_is_counted(tmp_path: Path, keys: dict[str, str]):
     stream, unused = (tmp_path / "streams" / keys[f"stream {name}"] for name in ("one", "unused"))
     (stream / "zarr.json").write_text("{")
-    (unused / "x/c/0").unlink()
+    (unused / "x/c.0").unlink()
     found = store_stats(tmp_path)
     assert sorted(found.damaged) == sorted(
         [
             f"{stream}: damaged, its zarr.json is not a manifest. Run bin/build-cache again to remake it; "
             "nothing else is lost",
-            f"{unused}: damaged, x/c/0 is missing. Run bin/build-cache again to remake it; nothing else is lost",
+            f"{unused}: damaged, x/c.0 is missing. Run bin/build-cache again to remake it; nothing else is lost",
         ]
     )
     assert found.stages["streams"] == StageAmount(1, size(1002), T0, T0)

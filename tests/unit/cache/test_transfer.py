@@ -203,14 +203,14 @@ def test_what_is_there_is_not_unpacked_again(archive: Path, tmp_path: Path):
     mine = {**read_ref(tmp_path / "store", "test"), "data_dir": "/where/i/keep/them"}
     ref = canonical_json(sealed(mine))
     (tmp_path / "store/refs/test.json").write_bytes(ref)
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("bars/*/*/c/*")}
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("bars/*/*/c.*")}
     (gone,) = (tmp_path / "store/windows").iterdir()
     shutil.rmtree(gone)
     done = take(archive, tmp_path / "store")
     assert (done.entries, done.of_entries) == (1, 6)
     assert done.bytes == open_entry(tmp_path / "store", "windows", gone.name).bytes
     assert take(archive, tmp_path / "store").entries == 0
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("bars/*/*/c/*")} == stamps
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("bars/*/*/c.*")} == stamps
     assert (tmp_path / "store/refs/test.json").read_bytes() == ref
 
 
@@ -540,7 +540,7 @@ def swap(content: list[Member], a: int, b: int) -> None:
 
 CHANGED = [
     (lambda m: swap(m, 1, 2), "it should come here, but there is the file 'bars/.*/open_time/zarr.json'"),
-    (lambda m: m.insert(3, m[3]), "it should come here, but there is the file 'bars/.*/open_time/c/0'"),
+    (lambda m: m.insert(3, m[3]), "it should come here, but there is the file 'bars/.*/open_time/c.0'"),
     (lambda m: m.pop(5), "it should come here, but there is the file"),
     (lambda m: m.pop(), "but the archive ends"),
     (lambda m: m.__setitem__(4, (m[4][0], m[4][1] + bytes(5000))), "are the most that it can need"),
@@ -576,15 +576,15 @@ def test_members_that_are_not_as_written(
 
 def chunk(content: list[Member], number: int = 0) -> int:
     """The place of a chunk of prices in an archive."""
-    return [i for i, (name, _) in enumerate(content) if "/ohlc/c/" in name][number]
+    return [i for i, (name, _) in enumerate(content) if "/ohlc/c." in name][number]
 
 
 @pytest.mark.usefixtures("unsynced")
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (lambda chunks: b"", r"ohlc/c/0/0 …: not packed"),
-        (lambda chunks: chunks[0][:-5], r"ohlc/c/0/0 …: not packed|does not hold"),
+        (lambda chunks: b"", r"ohlc/c\.0\.0 …: not packed"),
+        (lambda chunks: chunks[0][:-5], r"ohlc/c\.0\.0 …: not packed|does not hold"),
         (lambda chunks: chunks[1], "ohlc does not have the MD5 of the manifest"),
         (lambda chunks: pack(np.zeros(256)), "ohlc does not have the MD5"),
         (lambda chunks: pack(np.zeros(10**7)), "does not hold 256 numbers"),  # tiny, and claims 80 MB
@@ -828,4 +828,4 @@ def test_a_claim_of_many_rows_ends_at_the_first_chunk_that_is_not_there(archive:
 
     path = changed(forged(archive, tmp_path / "bad.tar", "bars", claim), tmp_path / "bad.tar", agree)
     message = refusal(path, tmp_path / "store")
-    assert re.search(r"bars/[0-9a-f]{32}/open_time/c/\d: it should come here, but there is the file", message), message
+    assert re.search(r"bars/[0-9a-f]{32}/open_time/c\.\d: it should come here, but there is the file", message), message

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dataset(store: Path) -> Dataset:
     return open_dataset(store, "test")
+
+
+def test_opening_reads_no_file_twice(store: Path):
+    opened: list[str] = []
+
+    def noted(event: str, arguments: tuple) -> None:  # no hook is ever taken away
+        if event == "open" and str(arguments[0]).startswith(str(store)):
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(noted)
+    dataset = open_dataset(store, "test")
+    assert dataset.per_symbol.names == tuple(dataset.symbols)
+    assert dataset.splits
+    assert len(opened) == len(set(opened)) >= len(dataset.entry.manifest["arrays"])
 
 
 def test_windows_are_numbered_symbol_by_symbol(dataset: Dataset):
@@ -142,14 +157,16 @@ def test_damage_is_told_when_it_is_met(store: Path, tmp_path: Path):
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     dataset = open_dataset(copy, "test")
     streams = dataset.symbols["S02"].streams
-    values = streams["m1"].path / "values/c/0/0"
+    values = streams["m1"].path / "values/c.0.0"
     values.write_bytes(values.read_bytes()[:-1])
-    (streams["m5"].path / "close/c/0").unlink()
+    (streams["m5"].path / "close/c.0").unlink()
     again = open_dataset(copy, "test")
     rows = RowReader(universe_of(again).rows)
-    with pytest.raises(StoreError, match=r"values/c/0/0: damaged, it has [\d,]+ bytes, not [\d,]+\. `bin/cache verify"):
+    with pytest.raises(
+        StoreError, match=r"values/c\.0\.0: damaged, it has [\d,]+ bytes, not [\d,]+\. `bin/cache verify"
+    ):
         rows.read("m1", "values", [2], [0], np.empty((1, 1, 6), np.float32))
-    with pytest.raises(StoreError, match=r"close/c/0: no such file; run bin/build-cache again"):
+    with pytest.raises(StoreError, match=r"close/c\.0: no such file; run bin/build-cache again"):
         rows.read("m5", "close", [2], [0], np.empty((1, 1)))
     with pytest.raises(StoreError, match="damaged"):
         again.symbols["S02"]
@@ -175,6 +192,6 @@ def test_a_file_that_becomes_shorter_is_told(store: Path, tmp_path: Path):
     dataset = open_dataset(Path(shutil.copytree(store, tmp_path / "copy")), "test")
     reader, out = RowReader(universe_of(dataset).rows), np.empty((1, 1))
     reader.read("m1", "close", [2], [500], out)
-    os.truncate(dataset.symbols["S02"].streams["m1"].path / "close/c/0", 100)
-    with pytest.raises(StoreError, match=r"close/c/0: damaged, it has become shorter\. `bin/cache verify --repair`"):
+    os.truncate(dataset.symbols["S02"].streams["m1"].path / "close/c.0", 100)
+    with pytest.raises(StoreError, match=r"close/c\.0: damaged, it has become shorter\. `bin/cache verify --repair`"):
         reader.read("m1", "close", [2], [500], out)

@@ -22,7 +22,7 @@ from cache.entries import Entry, StoreError, entry_exists, open_entry
 from cache.files import write_atomically
 from cache.keys import Components
 from cache.layout import CHUNK_ROWS, PIECE_ROWS, SHARD_ROWS, TIME_ATTRIBUTES, ArraySpec, body_path, shards
-from cache.locks import entry_lock
+from cache.locks import building, entry_lock
 from cache.seal import unsealed
 from cache.writer import EntryWriter
 from tests.unit.cache.making import child, flip, said
@@ -164,7 +164,7 @@ def test_damaged_rows_that_get_another_md5_are_not_taken_over(tmp_path: Path, ro
     earlier = write(tmp_path, [(TIME, times(SHARD_ROWS + PIECE_ROWS + 5))])
     body = body_path(earlier.path, "close_time", 1, 1)
     flip(body, 64 * (row - SHARD_ROWS))
-    told = pytest.raises(StoreError, match=r"close_time/c/1: damaged, its MD5 .* `bin/cache verify --repair`")
+    told = pytest.raises(StoreError, match=r"close_time/c\.1: damaged, its MD5 .* `bin/cache verify --repair`")
     with EntryWriter(tmp_path, Components("bars", 1, {}, {})) as entry, told:
         entry.array(TIME, earlier)
 
@@ -244,7 +244,7 @@ def test_the_manifest_says_everything(tmp_path: Path):
     assert built["by"]["numpy"] == np.__version__
     assert manifest.pop("arrays").keys() == {"close_time"}
     assert manifest == {
-        "format": "headstart/6",
+        "format": "headstart/7",
         "stage": "bars",
         "stage_version": 1,
         "key": COMPONENTS.key,
@@ -273,7 +273,7 @@ def test_an_entry_that_is_not_published_leaves_nothing(tmp_path: Path):
 def test_what_a_killed_builder_left_is_replaced(tmp_path: Path):
     left = tmp_path / "bars" / f".{COMPONENTS.key}.partial"
     (left / "close_time/c").mkdir(parents=True)
-    (left / "close_time/c/0").write_bytes(b"half")
+    (left / "close_time/c.0").write_bytes(b"half")
     (left / "other").write_bytes(b"")
     entry = write(tmp_path, [(TIME, times(5))])
     assert [path.name for path in (tmp_path / "bars").iterdir()] == [COMPONENTS.key]
@@ -289,7 +289,7 @@ def test_an_entry_appears_at_once_and_whole(tmp_path: Path, monkeypatch: pytest.
             with pytest.raises(StoreError, match="no such entry"):
                 open_entry(tmp_path, "bars", COMPONENTS.key)
             manifest = json.loads((self / "zarr.json").read_bytes())["attributes"]
-            body = self / "close_time/c/0"
+            body = self / "close_time/c.0"
             rows = body.read_bytes()[: 5 * 8]
             whole.append([hashlib.md5(rows).hexdigest()] == manifest["arrays"]["close_time"]["md5"])
         return rename(self, target)
@@ -354,7 +354,14 @@ def test_two_processes_build_an_entry_once(tmp_path: Path):
         said_last = [process.communicate(timeout=20)[0].split()[-1] for process in (first, second)]
     assert sorted(said_last) == ["built", "found"]
     assert same(open_entry(tmp_path, "bars", COMPONENTS.key).array("close_time"), np.arange(10))
-    assert list((tmp_path / "locks").iterdir()) == []
+    own, other = (f"bars-{key}.lock" for key in (COMPONENTS.key, "0" * 32))
+    (tmp_path / "locks" / other).touch()  # of an entry that is not there
+    with entry_lock(tmp_path, COMPONENTS), building(tmp_path):
+        pass
+    assert {path.name for path in (tmp_path / "locks").iterdir()} == {own, other, "store"}
+    with building(tmp_path):
+        pass
+    assert {path.name for path in (tmp_path / "locks").iterdir()} == {other, "store"}
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
