@@ -101,6 +101,14 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+def drop_from_page_cache(store: Path) -> None:
+    """Let the system forget the bodies of all arrays; what others have mapped, or is not on the disk yet, stays."""
+    for path in store.glob("*/*/*/c.*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
 def data_dir(given: Path | None, rows: int, folder: Path) -> Path:
     """The folder with simulated bars: the one given, or a new one inside `folder`."""
     if given is None:

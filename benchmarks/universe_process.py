@@ -7,13 +7,13 @@ order    what batches take from files that are not in the page cache, in an orde
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import measure
 from cache.reader import open_dataset
 from configs.loader import load_config
 from trainer.batches import train_windows
@@ -56,10 +56,7 @@ def order(store: Path, batches: int, block: str) -> dict[str, float]:
     overrides = ["training.batch_size=256", f"training.shuffle_block={block}"]
     config = parse_trainer(load_config(CONFIG, overrides)).training
     source = WindowSource(open_dataset(store, "universe"), CPU)
-    for path in store.glob("*/*/*/c.*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
+    measure.drop_from_page_cache(store)
     before, began = read_mb(), time.perf_counter()
     for batch in range(batches):
         source.gather(train_windows(config, source, torch.tensor(0), torch.tensor(batch)))

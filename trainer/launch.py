@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,23 +58,25 @@ def launch(devices: int, arguments: Sequence[str], console: Console) -> None:
     Ends this process, too, where a signal ended them; they have told it.
     """
     with console.phase(f"start {devices} processes"):
-        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)  # of what happens to the processes, which is told below
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id=_RUN.format(os.getpid()),  # or torchrun warns that it made one up
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
     try:
-        elastic_launch(config, sys.executable)("-m", "trainer.train_command", *arguments)
+        with tempfile.TemporaryDirectory(prefix="headstart-") as logs:  # or torchrun leaves one behind
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=devices,
+                run_id=_RUN.format(os.getpid()),  # or torchrun warns that it made one up
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=0,
+                monitor_interval=0.1,
+                logs_specs=DefaultLogsSpecs(log_dir=logs),
+            )
+            elastic_launch(config, sys.executable)("-m", "trainer.train_command", *arguments)
     except SignalException:
         sys.exit(1)
     except ChildFailedError as error:

@@ -33,9 +33,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, simulated_dir: Path) -> Path
     return store
 
 
-def train(store: Path, run: str, *more: str) -> subprocess.CompletedProcess[str]:
+def train(store: Path, run: str, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [ROOT / "bin/train", *OPTIONS, "--store", store, "--run", store.parent / run, *more]
-    return subprocess.run(words, cwd=store.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    env = ENVIRONMENT | environment
+    return subprocess.run(words, cwd=store.parent, env=env, capture_output=True, text=True, timeout=200)
 
 
 def records(store: Path, run: str) -> list[dict[str, Any]]:
@@ -68,8 +69,8 @@ class _Places:
         return places
 
 
-def test_two_processes_learn_as_one(store: Path) -> None:
-    one, two = train(store, "one"), train(store, "two", "--devices", "2")
+def test_two_processes_learn_as_one(store: Path, tmp_path: Path) -> None:
+    one, two = train(store, "one"), train(store, "two", "--devices", "2", TMPDIR=str(tmp_path))
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     assert two.stdout.count("first step") == one.stdout.count("first step")  # one of them talks
     assert "2 × CPU" in two.stdout
@@ -77,6 +78,7 @@ def test_two_processes_learn_as_one(store: Path) -> None:
     # a term of the loss is a mean over hidden bars, of half a batch or of all of it: close, and not the same
     assert losses(store, "two") == pytest.approx(losses(store, "one"), rel=0.05)
     assert losses(store, "two") != losses(store, "one")
+    assert not [path for path in tmp_path.iterdir() if path.name != "torchinductor_root"]  # a cache, by PyTorch's imports
 
 
 def test_a_run_goes_on_with_another_number_of_processes(store: Path) -> None:
