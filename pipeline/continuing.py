@@ -14,7 +14,8 @@ from pathlib import Path
 from cache.entries import Entry, StoreError, open_entry
 from cache.recipe import Recipe
 from configs.errors import UserError
-from pipeline.plan import Earlier, Plan, Shards, Sources, make_plan
+from pipeline.bars_plan import make_plan
+from pipeline.plan import Earlier, Plan, Shards, Sources
 from pipeline.series import BarSeries
 from pipeline.universe import Faults
 

@@ -6,8 +6,8 @@ from cache.recipes import AnyRecipe
 from cache.sequence_recipe import SequenceRecipe
 from configs.errors import UserError
 from pipeline import bars_execute, kernels
+from pipeline.bars_plan import make_plan
 from pipeline.continuing import continuing
-from pipeline.plan import make_plan
 from pipeline.sequences_way import SEQUENCES
 from pipeline.sources import find_sources
 from pipeline.way import Way

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from cache.recipe import Recipe
 from pipeline import plan
+from pipeline.bars_plan import make_plan
 from pipeline.build import build
 from pipeline.explain import Explanation, explain, in_short, look_up
 from pipeline.explain_command import explain_command
-from pipeline.plan import make_plan
 from pipeline.simulate import simulate_bars
 from pipeline.sources import find_sources
 from tests.unit.pipeline.making import make_recipe, quiet

@@ -16,9 +16,10 @@ from cache.keys import file_md5
 from cache.reader import open_dataset
 from configs.errors import UserError
 from pipeline import kernels
+from pipeline.bars_plan import make_plan
 from pipeline.build import build, make_entries
 from pipeline.execute import build_node
-from pipeline.plan import Plan, blame, make_plan
+from pipeline.plan import Plan, blame
 from pipeline.sources import find_sources
 from pipeline.tasks import Job
 from pipeline.threads import Threads

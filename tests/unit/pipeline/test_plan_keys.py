@@ -9,7 +9,8 @@ import pytest
 from cache.recipe import BarsSource, Recipe
 from configs.loader import load_config, model_keys
 from pipeline import fields, plan
-from pipeline.plan import SourceFile, make_plan
+from pipeline.bars_plan import make_plan
+from pipeline.plan import SourceFile
 
 CONFIG = load_config(
     "configs/test.yaml",
