@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache.recipe import Recipe
-from pipeline import plan
+from pipeline import bars_plan
 from pipeline.bars_plan import make_plan
 from pipeline.build import build
 from pipeline.explain import Explanation, explain, in_short, look_up
@@ -177,8 +177,8 @@ def test_a_new_file_and_one_that_is_gone(folder: Path):
 
 
 def test_the_version_of_a_stage(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    version = plan.STAGE_VERSIONS["windows"]
-    monkeypatch.setitem(plan.STAGE_VERSIONS, "windows", version + 1)
+    version = bars_plan.STAGE_VERSIONS["windows"]
+    monkeypatch.setitem(bars_plan.STAGE_VERSIONS, "windows", version + 1)
     explanation = told(folder)
     assert set(states(explanation)) == {"windows AAA", "windows BBB", "datasets test"}
     assert reasons(explanation)["windows AAA"] == (f"version of stage windows {version} → {version + 1}",)

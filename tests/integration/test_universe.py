@@ -224,7 +224,7 @@ def test_pooled_statistics_do_not_depend_on_names(folder: Path, tmp_path: Path):
 def test_a_held_out_symbol_that_leaks_into_pooled_statistics_fails_the_certificate(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pipeline.plan.held_out", lambda recipe, symbols: [])
+    monkeypatch.setattr("pipeline.bars_plan.held_out", lambda recipe, symbols: [])
     with pytest.raises(UserError, match=r"statistics: .*fitted on other bars|stand on"):
         made(folder, tmp_path / "store", "features.statistics=pooled", "universe.hold_out=[DDD]")
 

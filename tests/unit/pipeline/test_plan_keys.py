@@ -8,7 +8,7 @@ import pytest
 
 from cache.recipe import BarsSource, Recipe
 from configs.loader import load_config, model_keys
-from pipeline import fields, plan
+from pipeline import bars_plan, fields
 from pipeline.bars_plan import make_plan
 from pipeline.plan import SourceFile
 
@@ -226,7 +226,7 @@ def test_another_version_of_a_stage_changes_it_and_what_follows(
     stage: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ):
     before = keys(recipe())
-    monkeypatch.setitem(plan.STAGE_VERSIONS, stage, plan.STAGE_VERSIONS[stage] + 1)
+    monkeypatch.setitem(bars_plan.STAGE_VERSIONS, stage, bars_plan.STAGE_VERSIONS[stage] + 1)
     assert changed(before, keys(recipe())) == expected
 
 
