@@ -42,11 +42,16 @@ def stage_paths(store: Path, unread: list[OSError] | None = None) -> Iterator[tu
         yield from ((stage, path) for path in paths)
 
 
+def is_entry(path: Path) -> bool:
+    """Whether this, in a stage's folder, is an entry, damaged or not."""
+    return bool(_KEY.fullmatch(path.name)) and path.is_dir()
+
+
 def entry_ids(store: Path, unread: list[OSError] | None = None) -> Iterator[Id]:
     """All published entries, damaged ones too. `unread`: see stage_paths."""
     for stage, path in stage_paths(store, unread):
         try:
-            if _KEY.fullmatch(path.name) and path.is_dir():
+            if is_entry(path):
                 yield stage, path.name
         except OSError as error:
             if unread is None:

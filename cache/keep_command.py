@@ -90,7 +90,8 @@ def verify_command(name: str | None, repairing: bool, store: Path, as_json: bool
     elif repairing:
         click.echo("\n".join(removed_lines(store, dropped)))
     if findings:
-        raise StoreError("\n".join(fault_lines(checked, findings)))
+        before = "as it was before: " if repairing else ""
+        raise StoreError(before + "\n".join(fault_lines(checked, findings)))
 
 
 @command(

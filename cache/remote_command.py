@@ -9,6 +9,7 @@ from cache.console import Console, command, examples
 from cache.entries import StoreError
 from cache.inspect_command import store_option
 from cache.remote_url import protocol_of
+from cache.tables import of_store
 
 
 @command(
@@ -74,7 +75,7 @@ def pull_command(url: str, name: str, rename: str | None, store: Path) -> None:
     console.line(
         f"Done in {console.since_start():.2f} s: {done.entries} of {done.of_entries} entries fetched, "
         f"{done.file_bytes:,} bytes{'; the others were here' * (done.entries < done.of_entries)}. Look at it: "
-        f"bin/cache show {done.name}" + (f" --store {store}" if store != Path("store") else "")
+        f"bin/cache show {done.name}{of_store(store)}"
     )
 
 

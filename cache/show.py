@@ -8,7 +8,7 @@ from typing import Any
 from cache.contents import inputs
 from cache.entries import Entry, StoreError, open_entry
 from cache.reader import Dataset, SymbolEntries
-from cache.tables import first_of, table
+from cache.tables import first_of, of_store, table
 from cache.timeframes import format_time
 
 _IN_FULL = 3  # so many symbols are shown with all they have; of more, each has a line …
@@ -151,7 +151,7 @@ def _symbols_table(dataset: Dataset, store: Path) -> Iterator[str]:
     right = {*range(1, len(names) + 1), len(header) - 1}
     yield from table([header, *(row for *_, row in shown)], right)
     yield f"{len(rows):,} symbols with {sum(windows for _, windows, _ in rows):,} windows{told}"
-    yield f"Each symbol, where its entries lie, and all remarks: bin/cache show {dataset.name} --json"
+    yield f"Each symbol, where its entries lie, and all remarks: bin/cache show {dataset.name} --json{of_store(store)}"
 
 
 def _counts(dataset: Dataset, symbol: str, entries: SymbolEntries) -> dict[str, int]:

@@ -1,7 +1,9 @@
 """Tables, sizes and ages for people."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 _AGES = ((86400 * 365.25, "y"), (86400, "d"), (3600, "h"), (60, "min"))
 _NAMED = 3
@@ -33,6 +35,11 @@ def counted(number: int, noun: str) -> str:
     """`1 entry`, `2,000 entries`."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def of_store(store: Path) -> str:
+    """What a command needs to be about this store: ` --store DIR`, but for the one it takes by itself."""
+    return "" if store == Path("store") else f" --store {shlex.quote(str(store))}"
 
 
 def mb(size: int) -> str:

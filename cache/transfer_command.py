@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cache.console import HELP_OPTIONS, Console, command, examples, run
+from cache.tables import of_store
 
 _store_option = click.option(
     "--store", type=click.Path(path_type=Path), default="store", show_default=True, help="The store."
@@ -61,7 +62,7 @@ def import_command(file: Path, rename: str | None, store: Path, workers: int | N
     console.line(
         f"Done in {console.since_start():.2f} s: {done.entries} of {done.of_entries} entries unpacked, "
         f"{done.bytes / 1e6:,.1f} MB{'; the others were here' * (done.entries < done.of_entries)}. Look at it: "
-        f"bin/cache show {done.name}" + (f" --store {store}" if store != Path("store") else "")
+        f"bin/cache show {done.name}{of_store(store)}"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.check import Body, Finding, check_body, check_entry, check_memo, check_ref, unread
-from cache.contents import Id, closure, entry_ids, memos, names, open_entries, stage_paths
+from cache.contents import Id, closure, entry_ids, is_entry, memos, names, open_entries, stage_paths
 from cache.entries import StoreError, entry_path, open_entry
 from cache.prune import discard
 from cache.reader import open_symbols
@@ -71,7 +71,7 @@ def check_metadata(
             findings += filter(None, map(check_memo, memos(store)))
         except OSError as error:
             closed.append(error)
-        findings += _strangers(store, there, {Path(error.filename) for error in closed})
+        findings += _strangers(store, {Path(error.filename) for error in closed})
     else:
         there = [one for one in there if one in needed]
     findings += [unread(error, Path(error.filename)) for error in closed]
@@ -132,10 +132,10 @@ def incomplete(store: Path) -> dict[str, str]:
     return found
 
 
-def _strangers(store: Path, entries: list[Id], closed: set[Path]) -> Iterator[Finding]:
-    known = {entry_path(store, *one) for one in entries} | closed
+def _strangers(store: Path, closed: set[Path]) -> Iterator[Finding]:
+    """What is no entry; a build may be making others meanwhile."""
     for _, path in stage_paths(store, []):
-        if path not in known and not path.name.startswith("."):
+        if path not in closed and not path.name.startswith(".") and not is_entry(path):
             yield Finding(path, "it is no entry", "move it out of the store, or delete it")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cache.check import Finding
 from cache.contents import Id
 from cache.layout import STAGES
-from cache.tables import counted, mb
+from cache.tables import counted, mb, of_store
 from cache.verify import Checked
 
 _IN_FULL = 10  # faults
@@ -23,9 +23,16 @@ def intact_line(checked: Checked) -> str:
 def fault_lines(checked: Checked, findings: Sequence[Finding]) -> Iterator[str]:
     """How much is intact, then what is wrong."""
     yield f"{counted(len(findings), 'fault')} in {counted(len(checked.entries), 'entry')}; {_intact(checked, findings)}"
-    if len(findings) <= _IN_FULL:
-        yield from (f"{_named(checked, finding)}; {finding.remedy}" for finding in findings)
-        return
+    yield from _each(checked, findings) if len(findings) <= _IN_FULL else _by_kind(checked, findings)
+    if store := of_store(checked.store):
+        yield f"Commands for this store end with{store}"
+
+
+def _each(checked: Checked, findings: Sequence[Finding]) -> Iterator[str]:
+    return (f"{_named(checked, finding)}; {finding.remedy}" for finding in findings)
+
+
+def _by_kind(checked: Checked, findings: Sequence[Finding]) -> Iterator[str]:
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         kinds[_place(checked, finding)[0], finding.remedy].append(finding)

@@ -212,6 +212,9 @@ class EntryWriter:
             sync(self._final.parent)
 
     def __exit__(self, *failure: object) -> None:
+        error = failure[1]
+        if isinstance(error, OSError) and error.filename is None:  # as where writing to an open file failed
+            error.filename = str(self._final)
         for writer in self._arrays:
             writer.close()
         if self._temporary.exists():

@@ -15,6 +15,7 @@ import click
 
 from cache.console import Console, command, examples, run
 from cache.recipes import parse_recipe
+from cache.tables import of_store
 from configs.loader import load_config
 
 
@@ -81,15 +82,9 @@ def main(
         return
     for line in summarise(outcome):
         console.line(line)
-    words = [
-        "bin/train",
-        "--config",
-        config_path,
-        *overrides,
-        *(["--store", str(store)] if store != Path("store") else []),
-        *(["--fold", "all"] if outcome.dataset.folds else []),
-    ]
-    console.line(f"Done in {console.since_start():.2f} s. Train on it: {shlex.join(words)}")
+    words = shlex.join(["bin/train", "--config", config_path, *overrides])
+    told = f"{words}{of_store(store)}{' --fold all' * bool(outcome.dataset.folds)}"
+    console.line(f"Done in {console.since_start():.2f} s. Train on it: {told}")
 
 
 if __name__ == "__main__":

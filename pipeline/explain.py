@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cache.entries import Entry, StoreError, entry_exists, open_entry
+from cache.entries import Entry, StoreError, entry_exists, entry_path, open_entry
 from cache.explain import Neighbours, value_words
 from cache.files import listing
 from cache.reader import open_dataset
@@ -64,7 +64,7 @@ class Explanation:
 def explain(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
     """Look up every entry of a plan, and for those that are missing what is nearest to them."""
     found = look_up(plan, sources, data_dir, store)
-    return replace(found, verdicts=tuple(_with_reasons(found, store)))
+    return replace(found, verdicts=tuple(_with_reasons(found, plan, store)))
 
 
 def look_up(plan: Plan, sources: Sources, data_dir: Path, store: Path) -> Explanation:
@@ -141,7 +141,7 @@ def source_paths(sources: Sources, data_dir: Path) -> Paths:
     paths: Paths = {}
     for of_symbol in sources.values():
         for timeframe, files in of_symbol.items():
-            paths.setdefault(timeframe, {}).update((_told(f.path, data_dir), f.md5) for f in files)
+            paths.setdefault(timeframe, {}).update((_told(f.path, data_dir), f.md5) for f in files if not f.fault)
     return paths
 
 
@@ -186,13 +186,21 @@ def _verdicts(plan: Plan, files: tuple[FileState, ...], data_dir: Path, store: P
         yield Verdict(node, "stale source" if components.key in stale else "build", reasons)
 
 
-def _with_reasons(explanation: Explanation, store: Path) -> Iterator[Verdict]:
+def _with_reasons(explanation: Explanation, plan: Plan, store: Path) -> Iterator[Verdict]:
+    had, last = _last_build(plan, store)
     stages: dict[str, tuple[Neighbours, str]] = {}
+    if last:
+        stages["datasets"] = Neighbours([last]), "yet"
     for verdict in explanation.verdicts:
+        components = verdict.node.components
         if verdict.state == "hit":
             yield verdict
             continue
-        components = verdict.node.components
+        if components.key in had:
+            there = entry_path(store, components.stage, components.key).exists()
+            what = "cannot be read: bin/cache verify says why" if there else "is gone"
+            yield replace(verdict, reasons=(f"the last build under this name had it, and it {what}",))
+            continue
         if components.stage not in stages:
             entries, unread = _entries(store, components.stage)
             none = "that can be read: bin/cache verify says why" if unread and not entries else "yet"
@@ -201,6 +209,22 @@ def _with_reasons(explanation: Explanation, store: Path) -> Iterator[Verdict]:
         found = neighbours.nearest(components)
         reasons = tuple(found[1]) if found else (f"the store holds no {_kind(verdict.node)} {none}",)
         yield replace(verdict, reasons=verdict.reasons or reasons, nearest=found[0].key if found else None)
+
+
+def _last_build(plan: Plan, store: Path) -> tuple[set[str], Entry | None]:
+    """The keys of entries that the last build under this name had, as far as is known, and its dataset, if it is there.
+
+    Of another dataset than that of the plan its windows and streams are known.
+    """
+    keys, last = set[str](), None
+    with suppress(StoreError):
+        key = read_ref(store, plan.recipe.name)["dataset"]
+        if key == plan.dataset.components.key:
+            keys = {node.components.key for node in plan.nodes}
+        last = open_entry(store, "datasets", key)
+        for of in last.manifest["components"]["inputs"].values():
+            keys |= {of["windows"], *of["streams"].values()}
+    return keys, last
 
 
 def _entries(store: Path, stage: str) -> tuple[list[Entry], int]:

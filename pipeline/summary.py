@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cache.entries import Entry, open_entry
 from cache.per_symbol import PerSymbol
 from cache.reader import Dataset
-from cache.tables import table
+from cache.tables import first_of, of_store, table
 from cache.timeframes import format_time
 from pipeline.build import Outcome
 from pipeline.columns import ROLES
@@ -109,12 +109,13 @@ def _symbols(dataset: Dataset) -> Iterator[str]:
     rows.append((f"all {len(counts):,}", *(f"{count:,}" for count in counts.sum(axis=0).tolist())))
     yield from (f"  {line}" for line in table(rows, right={1, 2, 3, 4, 5}))
     if len(counts) > _LINES:
-        yield f"  above, the {_LINES} with the fewest windows; all of them: bin/cache show {dataset.name} --json"
+        store = of_store(dataset.entry.path.parents[1])
+        yield f"  above, the {_LINES} with the fewest windows; all of them: bin/cache show {dataset.name} --json{store}"
 
 
 def _left_out(dataset: Dataset) -> list[str]:
     faults = dataset.entry.manifest["left_out"]
-    return fault_table(faults) if faults else []
+    return first_of(fault_table(faults), _LINES) if faults else []
 
 
 def _parts(known: PerSymbol) -> NDArray[np.int64]:

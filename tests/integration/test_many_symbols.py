@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from cache.contents import built_at, closure, last_uses, open_entries, read_diary
 from cache.reader import Dataset, open_dataset
+from cache.verify import check_metadata
 from pipeline.build import build
 from pipeline.cache_command import main
 from pipeline.simulate import simulate_bars
@@ -62,7 +64,8 @@ def test_a_build_tells_of_those_with_the_fewest_windows(folder: Path):
     assert fewest[0] == "S07"
     assert [line.split()[0] for line in lines[at + 1 : at + 21]] == fewest
     assert lines[at + 21].split()[:4] == ["all", "24", f"{counts.rows[:, 0].sum():,}", f"{counts.windows.sum():,}"]
-    assert lines[at + 22] == "  above, the 20 with the fewest windows; all of them: bin/cache show test --json"
+    show = f"bin/cache show test --json --store {folder / 'store'}"
+    assert lines[at + 22] == f"  above, the 20 with the fewest windows; all of them: {show}"
 
 
 def cache(*words: str | Path) -> Result:
@@ -134,11 +137,27 @@ def test_files_that_changed_are_named_and_what_follows_is_counted(folder: Path):
     assert told[2:4] == ["  stale source  24 bars of S00, S01, S02 and 9 more", "                  other bars"]
 
 
+def test_what_is_gone_since_the_last_build(folder: Path, dataset: Dataset):
+    for symbol in ("S03", "S05"):
+        shutil.rmtree(dataset.symbols[symbol].windows.path)
+    told = after(explained(folder), WHY)
+    assert told[:2] == [
+        "  build         2 windows of S03, S05",
+        "                  the last build under this name had it, and it is gone",
+    ]
+    told = after(explained(folder, "source.exclude=[S11]"), WHY)  # windows of others are the same
+    at = told.index("  build         2 windows of S03, S05")
+    assert told[at + 1] == "                  the last build under this name had it, and it is gone"
+    assert told[-1].startswith("                  symbols removed: S11; ")
+
+
 def test_an_empty_store_and_one_that_cannot_be_read(folder: Path):
     for path in (folder / "store").glob("*/*/zarr.json"):
         path.write_text("{}")
     unread = [line.strip() for line in explained(folder)]
-    assert "the store holds no bars that can be read: bin/cache verify says why" in unread
+    assert "the last build under this name had it, and it cannot be read: bin/cache verify says why" in unread
+    shutil.rmtree(folder / "store/refs")
+    assert "the store holds no bars that can be read: bin/cache verify says why" in map(str.strip, explained(folder))
     shutil.rmtree(folder / "store")
     lines = explained(folder)
     assert "                  the store holds no streams yet" in lines
@@ -201,6 +220,17 @@ def test_what_is_damaged_has_the_name_of_its_symbol(folder: Path, dataset: Datas
     assert f"\n{folder}/store/refs/other.json: it has changed since it was written; " in error
 
 
+def test_what_a_build_makes_meanwhile_is_no_fault(folder: Path):
+    recipe = make_recipe(*OVERRIDES, "window.seq_len=5", "features.statistics=symbol")
+    with ThreadPoolExecutor(1) as pool:
+        building = pool.submit(build, recipe, folder, folder / "store", 1, quiet())
+        found = []
+        while not building.done():
+            found += check_metadata(folder / "store").findings
+        building.result()
+    assert found == []
+
+
 def test_much_damage_is_counted_and_the_first_is_named(folder: Path, dataset: Dataset):
     store = folder / "store"
     for path in damaged(dataset, 24):
@@ -216,7 +246,7 @@ def test_much_damage_is_counted_and_the_first_is_named(folder: Path, dataset: Da
     )
     assert all(" (S" in line and " m5): its rows have changed since" in line for line in lines[at + 1 : at + 4])
     assert lines[at + 4] == "  … and 21 more"
-    assert lines[-1] == "Each of them, by name: with --json"
+    assert lines[-2:] == ["Each of them, by name: with --json", f"Commands for this store end with --store {store}"]
     assert len(lines) < 12
     found = json.loads(cache("verify", "--json", "--store", store).stdout)["findings"]
     assert {one["of"] for one in found} == {*(f"{symbol} m5" for symbol in SYMBOLS), "S23"}
