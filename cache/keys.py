@@ -16,6 +16,8 @@ from configs.errors import UserError
 # The file system's clock may lag behind the process's; a file changed this recently is hashed again next time.
 _SETTLED_NS = 50_000_000
 
+GONE = "no such file any more; put it back, or run the command again without it"
+
 
 @dataclass(frozen=True)
 class Components:
@@ -84,8 +86,12 @@ def fingerprint(path: Path, memo_dir: Path) -> Fingerprint:
 
 
 def check_unchanged(path: Path, identity: Identity) -> None:
-    """Raise UserError when a file is no longer what it was."""
-    if file_identity(path) != identity:
+    """Raise UserError when a file is no longer what it was, or no longer there."""
+    try:
+        now = file_identity(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: {GONE}") from None
+    if now != identity:
         raise UserError(f"{path}: changed while it was being read; run the command again when it is written")
 
 

@@ -24,9 +24,9 @@ STAGE_VERSIONS = {"bars": 2, "splits": 1, "statistics": 2, "streams": 3, "window
 def make_plan(recipe: Recipe, sources: Sources, left_out: Faults = MappingProxyType({})) -> Plan:
     """Plan a dataset of every symbol that there are files for, but for those `left_out`.
 
-    Raises UserError where a symbol lacks a file, or is left out, and the recipe wants all.
+    Raises UserError where a symbol's files have a fault, or are missing, or it is left out, and the recipe wants all.
     """
-    left_out = {**_without_files(recipe, sources), **left_out}
+    left_out = {**left_out, **_faulty(recipe, sources)}
     if left_out and (recipe.universe.failing == "error" or len(left_out) == len(sources)):
         raise unusable(left_out, len(sources))
     sources = {symbol: files for symbol, files in sources.items() if symbol not in left_out}
@@ -82,13 +82,16 @@ def _in_order(nodes: Iterable[Node]) -> Iterator[Node]:
             yield from visit(waiting[node.components.key])
 
 
-def _without_files(recipe: Recipe, sources: Sources) -> dict[str, str]:
-    """The symbols that lack the files of a timeframe."""
+def _faulty(recipe: Recipe, sources: Sources) -> dict[str, str]:
+    """The symbols that lack the files of a timeframe, or have such as are of no use."""
     missing = {
         symbol: next((name for name in recipe.source.files if not files.get(name)), None)
         for symbol, files in sources.items()
     }
-    return {
+    faults = {
+        symbol: file.fault for symbol, files in sources.items() for of in files.values() for file in of if file.fault
+    }
+    return faults | {
         symbol: f"{symbol}: data.source.files.{name} = {recipe.source.files[name]} holds nothing of it; add its "
         "file, or say in data.source.symbols which symbols to take"
         for symbol, name in missing.items()

@@ -27,7 +27,8 @@ from pipeline.tasks import Executor, Job, Receipt, tasks_of
 from pipeline.threads import Threads
 from pipeline.ways import way_of
 
-_DETAILED = 3  # symbols; of more, each has a line when all of it is built
+_DETAILED = 3  # symbols; of more, each has a line when all of it is built …
+_TOLD = 20  # … and of more than these, every other, third and so on
 _WITHOUT_SPLIT = ("bars", "windows")
 
 
@@ -73,7 +74,10 @@ def build(
             plan = way.continued(way.make_plan(recipe, sources, left_out), sources, known, left_out)
             explanation = look_up(plan, sources, data_dir, store)
             if not built and not left_out:
-                again = left_out_before(recipe, sources, data_dir, store)
+                for symbol, why in plan.left_out.items():
+                    console.line(f"  failed {symbol}: {why}")
+                before = left_out_before(recipe, sources, data_dir, store)
+                again = {symbol: why for symbol, why in before.items() if symbol not in plan.left_out}
                 likely = way.make_plan(recipe, sources, again) if again else plan
                 for line in in_short(look_up(likely, sources, data_dir, store) if again else explanation, again):
                     console.line(line)
@@ -164,8 +168,9 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
             ended_keys = {*receipt.built, *receipt.skipped, *dict(receipt.faults)} & of_key.keys()
             for symbol, count in Counter(of_key[key].symbol for key in ended_keys).items():
                 left[symbol] -= count
-                if not left[symbol] and not detailed:
-                    console.line(f"  {symbol} done, {sum(not n for n in left.values()):,} of {len(left):,}")
+                ended = sum(not n for n in left.values())
+                if not left[symbol] and not detailed and ended % (len(left) // _TOLD + 1) == 0:
+                    console.line(f"  {symbol} done, {ended:,} of {len(left):,}")
 
         try:
             executor.run(job, tasks_of(job, nodes, executor.groups), heard, bar.update)

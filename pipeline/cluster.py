@@ -4,9 +4,11 @@ Imported only where a scheduler is asked for: Dask is an extra, and takes half a
 """
 
 import logging
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +76,20 @@ def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]
     logging.getLogger("distributed").setLevel(logging.ERROR)  # a lost worker is told by us
     with dask.config.set(_SETTINGS):
         if scheduler == LOCAL:
-            with (
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL,  # what fails in a worker is told by us, too
-                ) as here,
-                Client(here) as client,
-            ):
-                yield _told(client, console)
+            with ExitStack() as stack:
+                with console.phase("start Dask's workers"), _deaf_to_interrupts():
+                    here = LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=logging.CRITICAL,  # what fails in a worker is told by us, too
+                    )
+                    stack.enter_context(here)
+                yield _told(stack.enter_context(Client(here)), console)
             return
         try:
-            client = Client(scheduler, timeout=_SECONDS)
+            with console.phase(f"connect to {scheduler}"):
+                client = Client(scheduler, timeout=_SECONDS)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"--scheduler {scheduler}: no Dask scheduler there ({error}); start one with `dask scheduler`, or use "
@@ -94,6 +97,22 @@ def cluster(scheduler: str, workers: int, console: Console) -> Iterator[Cluster]
             ) from None
         with client:
             yield _told(client, console)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Have threads and processes that are started here, and theirs, leave Ctrl-C to this one, which heeds it after."""
+    heard: list[int] = []
+    resource_tracker.ensure_running()  # which would end the blocking
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))  # threads before these hear it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _told(client: Client, console: Console) -> Cluster:

@@ -7,6 +7,7 @@ import re
 import stat
 from pathlib import Path
 
+from cache.keys import GONE
 from configs.errors import UserError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".feather", ".arrow")
@@ -23,6 +24,9 @@ _KINDS = (
 
 class SourceError(UserError):
     """A fault in a source file."""
+
+
+OF_A_SYMBOL = (UserError, FileNotFoundError, PermissionError)  # other symbols can do without its files
 
 
 def is_url(pattern: str | Path) -> bool:
@@ -50,12 +54,11 @@ def find_files(data_dir: Path, pattern: str) -> list[Path]:
     return found
 
 
-def find_by_symbol(data_dir: Path, pattern: str) -> dict[str, list[Path]]:
+def find_by_symbol(data_dir: Path, pattern: str) -> dict[str, list[Path] | Exception]:
     """The files of every symbol, for a pattern such as `{symbol}/m1.parquet` or `{symbol}_m1_*.csv`.
 
-    `{symbol}` stands once in it, for any text but `/`; the rest is as for `find_files`. Symbols and their files are
-    sorted. Raises SourceError when nothing matches, and for what is no regular file, and OSError for a folder that must
-    not be looked into.
+    `{symbol}` stands once in it, for any text but `/`; the rest is as for `find_files`, whose error of a symbol stands
+    in the place of its files. Symbols and their files are sorted. Raises SourceError when nothing matches.
     """
     path = data_dir / pattern
     if pattern.count(_SYMBOL) != 1:
@@ -63,25 +66,34 @@ def find_by_symbol(data_dir: Path, pattern: str) -> dict[str, list[Path]]:
     parts = pattern.split("/")
     at = next(i for i, part in enumerate(parts) if _SYMBOL in part)
     named = re.compile("(.+?)".join(map(_as_regex, parts[at].split(_SYMBOL))))
+    rest = "/".join(parts[at + 1 :])
     found: dict[str, list[Path]] = {}
+    faults: dict[str, Exception] = {}
     for match in _matches(data_dir, "/".join([*parts[:at], parts[at].replace(_SYMBOL, "*")])):
-        symbol = named.fullmatch(match.name)
-        rest = "/".join(parts[at + 1 :])
-        if symbol and (matches := [match] if not rest else _matches(match, rest) if match.is_dir() else []):
-            found.setdefault(symbol[1], []).extend(_expanded(matches))
-    if not found:
+        if symbol := named.fullmatch(match.name):
+            try:
+                if matches := [match] if not rest else _matches(match, rest) if match.is_dir() else []:
+                    found.setdefault(symbol[1], []).extend(_expanded(matches))
+            except OF_A_SYMBOL as error:
+                faults[symbol[1]] = error
+    if not found and not faults:
         raise SourceError(
             f"{path}: nothing matches, where {_SYMBOL} stands for any text but /; --data-dir says where the recipe's "
             "paths begin"
         )
-    return {symbol: sorted(found[symbol]) for symbol in sorted(found)}
+    return {symbol: faults.get(symbol) or sorted(found[symbol]) for symbol in sorted({*found, *faults})}
 
 
 def check_regular(path: Path) -> None:
-    """Raise SourceError for a directory, pipe, device or dangling link, and OSError for what does not exist."""
-    if path.is_symlink() and not path.exists():
-        raise SourceError(f"{path}: a symbolic link to {path.readlink()}, which does not exist; mend or remove it")
-    mode = path.stat().st_mode
+    """Raise SourceError for a directory, pipe, device or dangling link, and for what does not exist (any more)."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise SourceError(
+                f"{path}: a symbolic link to {path.readlink()}, which does not exist; mend or remove it"
+            ) from None
+        raise SourceError(f"{path}: {GONE}") from None
     if not stat.S_ISREG(mode):
         kind = next((kind for test, kind in _KINDS if test(mode)), "something special")
         raise SourceError(f"{path}: {kind}, not a regular file; let data.source.files match files only")
@@ -114,7 +126,10 @@ def _expanded(matches: list[Path]) -> list[Path]:
         ]
         if not matches:
             *others, last = (f"*{suffix}" for suffix in SUFFIXES)
-            raise SourceError(f"{folder}: there is no {', '.join(others)} or {last} in this directory")
+            raise SourceError(
+                f"{folder}: there is no {', '.join(others)} or {last} in this directory; put the files there, or "
+                "remove the directory"
+            )
     for path in matches:
         check_regular(path)
     return sorted(matches)

@@ -19,7 +19,8 @@ class SourceFile:
     `md5` is that of the file's whole content, `identity` what the file was when it was hashed, `touched` says that its
     content is what it was before while its identity is not. `rows` holds the values of the symbol columns in the rows
     that count, `span` the bytes [first, past the last) where they lie; empty, and None: all rows. `divided` is
-    where the rows of several symbols lie apart while a build lasts.
+    where the rows of several symbols lie apart while a build lasts. With a `fault` it stands for the files of
+    a symbol that are of no use, and has no path and no MD5.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class SourceFile:
     rows: Mapping[str, str] = field(default_factory=dict)
     span: tuple[int, int] | None = None
     divided: Path | None = None
+    fault: str | None = None
 
 
 Sources = Mapping[str, Mapping[str, Sequence[SourceFile]]]  # by symbol and timeframe; without any: they are missing
@@ -103,6 +105,6 @@ def blame(plan: Plan, faults: Mapping[str, UserError]) -> dict[str, UserError]:
         own = {keys["windows"], *nodes[keys["windows"]].needs, *keys["streams"].values()}
         if faulty := [fault for key, fault in faults.items() if key in own]:
             found[symbol] = faulty[0]
-    if not found or len(symbols) == 1:
+    if not found or len(symbols) + len(plan.left_out) == 1:
         raise next(iter(faults.values()))
     return found

@@ -68,13 +68,18 @@ def weights(recipe: Recipe, symbols: Iterable[str]) -> dict[str, float]:
 
 
 def unusable(faults: Faults, total: int) -> UserError:
-    """The error for symbols that cannot be built: of one what is wrong with it, of several a table."""
-    remedy = "data.universe.failing=leave_out builds the dataset without"
-    if len(faults) == 1:
-        (reason,) = faults.values()
-        return UserError(reason if total == 1 else f"{reason}\n{remedy} this symbol")
+    """The error for symbols that cannot be built: of the only one what is wrong with it, else a table."""
+    if total == 1:
+        return UserError(*faults.values())
     lines = "".join(f"\n  {line}" for line in fault_table(faults))
-    return UserError(f"{len(faults)} of {total} symbols cannot be built:{lines}\n{remedy} them")
+    if len(faults) == total:
+        return UserError(
+            f"none of the {total} symbols can be built:{lines}\nthat leaves no dataset; correct some of them"
+        )
+    return UserError(
+        f"{len(faults)} of {total} symbols cannot be built:{lines}\ndata.universe.failing=leave_out builds the dataset "
+        "without such symbols, data.source.exclude without those that it names"
+    )
 
 
 def fault_table(faults: Faults) -> list[str]:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from cache.reader import open_dataset
 from cache.show import describe, show_lines
 from cache.verify import check_content, check_metadata
 from configs.errors import UserError
-from pipeline import divide
+from pipeline import divide, ways
 from pipeline.build import Outcome, build
 from pipeline.build_command import main as build_cache
 from pipeline.certify import certify_dataset
 from pipeline.summary import summarise
+from pipeline.ways import BARS
 from tests.unit.pipeline.making import MINUTE, MONDAY, make_recipe, quiet, random_ohlc, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +96,7 @@ def test_all_symbols_that_fail_are_told_in_one_table(folder: Path, tmp_path: Pat
     ]
     assert "CCC.parquet: column high, row 100: -1.0 is not positive" in str(caught.value)
     assert "EEE has no windows left of 40 candidates" in str(caught.value)
-    assert remedy == "data.universe.failing=leave_out builds the dataset without them"
+    assert remedy.startswith("data.universe.failing=leave_out builds the dataset without such symbols, ")
 
 
 def test_what_fails_is_left_out_by_name_and_counts_for_nothing(folder: Path, plain: Path, tmp_path: Path):
@@ -131,15 +134,104 @@ def test_a_symbol_that_lacks_a_timeframe(folder: Path, tmp_path: Path):
     files = "source.files={m1: '{symbol}/m1.parquet', m5: '{symbol}/m5.parquet'}"
     with pytest.raises(UserError) as caught:
         made(tmp_path, tmp_path / "store", files)
-    assert str(caught.value).startswith("BBB: data.source.files.m5 = {symbol}/m5.parquet holds nothing of it; ")
+    assert "  BBB     BBB: data.source.files.m5 = {symbol}/m5.parquet holds nothing of it; " in str(caught.value)
     assert list(made(tmp_path, tmp_path / "store", files, LEAVE_OUT).dataset.symbols) == ["AAA", "CCC", "DDD"]
 
 
 def test_nothing_is_left(tmp_path: Path):
+    """Whether all are found to be of no use at once, or one after the other."""
     for name in ("A", "B"):
-        write_parquet(tmp_path / f"{name}.parquet", *bars(0, 40))
-    with pytest.raises(UserError, match="2 of 2 symbols cannot be built"):
-        made(tmp_path, tmp_path / "store", LEAVE_OUT)
+        write_parquet(tmp_path / f"{name}.parquet", *bars(ord(name), 40))
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            made(tmp_path, tmp_path / "store", LEAVE_OUT)
+        first, _, *rows, last = str(caught.value).splitlines()
+        assert first == "none of the 2 symbols can be built:"
+        assert sorted(row.split()[0] for row in rows) == ["A", "B"]
+        assert last == "that leaves no dataset; correct some of them"
+        (tmp_path / "B.parquet").unlink(missing_ok=True)
+        (tmp_path / "B.parquet").symlink_to("nowhere")
+
+
+IN_FOLDERS = "source.files={m1: '{symbol}/m1.parquet'}"
+
+
+@pytest.fixture
+def in_folders(folder: Path, tmp_path: Path) -> Path:
+    """AAA to DDD, a folder each; three more whose files are found to be of no use before they are read."""
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m1.parquet").symlink_to(folder / f"{name}.parquet")
+    (tmp_path / "EMPTY" / "m1.parquet").mkdir(parents=True)
+    (tmp_path / "LINK").mkdir()
+    (tmp_path / "LINK" / "m1.parquet").symlink_to("nowhere.parquet")
+    (tmp_path / "TWICE" / "m1.parquet").mkdir(parents=True)
+    for name in ("a.parquet", "b.parquet"):
+        (tmp_path / "TWICE" / "m1.parquet" / name).symlink_to(folder / "AAA.parquet")
+    return tmp_path
+
+
+FAULTS = {
+    "EMPTY": "EMPTY/m1.parquet: there is no *.parquet, *.csv, *.tsv, *.feather or *.arrow in this directory; put the "
+    "files there, or remove the directory",
+    "LINK": "LINK/m1.parquet: a symbolic link to nowhere.parquet, which does not exist; mend or remove it",
+    "TWICE": "TWICE/m1.parquet/b.parquet: the same content as a.parquet; remove one of them",
+}
+
+
+def test_symbols_whose_files_are_of_no_use_are_left_out_by_name(in_folders: Path, folder: Path):
+    store, console = in_folders / "store", quiet()
+    recipe = make_recipe(*OVERRIDES, IN_FOLDERS, LEAVE_OUT)
+    outcome = build(recipe, in_folders, store, 2, console)
+    assert list(outcome.dataset.symbols) == list(NAMES)
+    assert outcome.dataset.entry.manifest["left_out"] == {s: f"{in_folders}/{why}" for s, why in FAULTS.items()}
+    printed = console.stream.getvalue()  # type: ignore[attr-defined]
+    for symbol, why in FAULTS.items():
+        assert f"\n  failed {symbol}: {in_folders}/{why}\n" in printed
+    again = quiet()
+    assert build(recipe, in_folders, store, 2, again).built == []
+    assert "tried again" not in again.stream.getvalue()  # type: ignore[attr-defined]
+    (in_folders / "LINK/m1.parquet").unlink()
+    (in_folders / "LINK/m1.parquet").symlink_to(folder / "BBB.parquet")
+    (in_folders / "TWICE/m1.parquet/a.parquet").unlink()
+    mended = quiet()
+    assert list(build(recipe, in_folders, store, 2, mended).dataset.symbols) == [*NAMES, "LINK", "TWICE"]
+    told = mended.stream.getvalue()  # type: ignore[attr-defined]
+    assert "TWICE/m1.parquet/b.parquet: new file" in told
+    assert "renamed" not in told and "no longer there" not in told
+
+
+def test_symbols_whose_files_are_of_no_use_are_an_error_that_names_them(in_folders: Path):
+    with pytest.raises(UserError) as caught:
+        made(in_folders, in_folders / "store", IN_FOLDERS)
+    first, _, *rows, last = str(caught.value).splitlines()
+    assert first == "3 of 7 symbols cannot be built:"
+    assert [row.split() for row in rows] == [[s, *f"{in_folders}/{why}".split()] for s, why in FAULTS.items()]
+    assert last == (
+        "data.universe.failing=leave_out builds the dataset without such symbols, data.source.exclude without those "
+        "that it names"
+    )
+
+
+@pytest.mark.parametrize("which", ["source.symbols=[AAA, BBB]", "source.exclude=[EMPTY, LINK, TWICE, CCC, DDD]"])
+def test_the_files_of_symbols_not_asked_for_do_not_count(in_folders: Path, which: str):
+    assert list(made(in_folders, in_folders / "store", IN_FOLDERS, which).dataset.symbols) == ["AAA", "BBB"]
+
+
+def test_a_symbol_whose_files_go_while_others_are_built(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in NAMES:
+        write_parquet(tmp_path / name / "m1.parquet", *bars(NAMES.index(name)))
+    honest = BARS.find_sources
+
+    def then_gone(*arguments: Any) -> Any:
+        found = honest(*arguments)
+        shutil.rmtree(tmp_path / "BBB")
+        return found
+
+    monkeypatch.setattr(ways, "BARS", replace(BARS, find_sources=then_gone))
+    dataset = made(tmp_path, tmp_path / "store", IN_FOLDERS, LEAVE_OUT).dataset
+    why = f"{tmp_path}/BBB/m1.parquet: no such file any more; put it back, or run the command again without it"
+    assert dataset.entry.manifest["left_out"] == {"BBB": why}
 
 
 # --- hold-out, weights, pooled statistics
@@ -286,7 +378,7 @@ def test_faults_in_a_shared_file_are_those_of_reading_it_directly(shared: Path, 
     with pytest.raises(UserError) as together:
         made(tmp_path, tmp_path / "all", *overrides)
     assert f"column high, row {rows[7]:,}: 0.0 is not positive" in str(alone.value)
-    assert str(together.value).startswith(str(alone.value).split("\n")[0])
+    assert f"  B-BB    {alone.value}\n" in str(together.value)
 
 
 # --- Dask
@@ -338,6 +430,24 @@ def test_a_scheduler_that_is_not_there():
     assert done.returncode == 1
     assert "error: --scheduler nowhere:1: no Dask scheduler there" in done.stderr
     assert "--scheduler local" in done.stderr
+    assert "  connect to nowhere:1 " in done.stdout
+
+
+@pytest.mark.parametrize("when", ["start Dask's workers", "dashboard"])
+def test_an_interrupt_of_all_processes_is_one_line(folder: Path, tmp_path: Path, when: str):
+    words = [ROOT / "bin/build-cache", "--config", "configs/test.yaml", "--data-dir", folder, "--store", tmp_path / "s"]
+    words += [f"data.{one}" for one in OVERRIDES] + ["--scheduler", "local", "--workers", "2"]
+    with (tmp_path / "out").open("wb") as out:
+        builder = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        began = time.monotonic()
+        while when not in (tmp_path / "out").read_text():
+            assert builder.poll() is None and time.monotonic() - began < 60
+            time.sleep(0.01)
+        os.killpg(builder.pid, signal.SIGINT)
+        _, err = builder.communicate(timeout=60)
+    assert builder.returncode == 1
+    assert err.startswith("\nerror: interrupted; ")
+    assert err.count("\n") == 2
 
 
 def test_symbols_whose_names_would_be_the_same(tmp_path: Path):

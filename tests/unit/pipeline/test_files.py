@@ -53,7 +53,8 @@ def test_a_folder_without_bars_is_an_error(tmp_path: Path, names: list[str]):
     (tmp_path / "empty").mkdir()
     touch(tmp_path / "empty", *names)
     assert fault_of(find_files, tmp_path, "empty") == (
-        f"{tmp_path / 'empty'}: there is no *.parquet, *.csv, *.tsv, *.feather or *.arrow in this directory"
+        f"{tmp_path / 'empty'}: there is no *.parquet, *.csv, *.tsv, *.feather or *.arrow in this directory; "
+        "put the files there, or remove the directory"
     )
 
 
@@ -160,9 +161,20 @@ def test_the_place_of_the_symbol_is_one(tmp_path: Path):
         assert fault_of(find_by_symbol, tmp_path, pattern) == f"{tmp_path / pattern}: {{symbol}} must stand in it once"
 
 
-def test_pipes_among_symbols_are_errors_too(tmp_path: Path):
-    touch(tmp_path, "A.csv")
+def test_a_fault_of_a_symbol_stands_in_the_place_of_its_files(tmp_path: Path):
+    (good,) = touch(tmp_path, "A.csv")
     os.mkfifo(tmp_path / "B.csv")
-    assert fault_of(find_by_symbol, tmp_path, "{symbol}.csv") == (
+    (tmp_path / "C.csv").mkdir()
+    found = find_by_symbol(tmp_path, "{symbol}.csv")
+    assert list(found) == ["A", "B", "C"]
+    assert found["A"] == [good]
+    assert str(found["B"]) == (
         f"{tmp_path / 'B.csv'}: a named pipe, not a regular file; let data.source.files match files only"
+    )
+    assert str(found["C"]).startswith(f"{tmp_path / 'C.csv'}: there is no *.parquet, ")
+
+
+def test_a_file_that_has_gone(tmp_path: Path):
+    assert fault_of(check_regular, tmp_path / "A.csv") == (
+        f"{tmp_path / 'A.csv'}: no such file any more; put it back, or run the command again without it"
     )

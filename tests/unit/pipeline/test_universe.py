@@ -74,13 +74,28 @@ def test_weights_are_finite_and_above_zero(weight: str):
 
 def test_the_error_for_symbols_that_cannot_be_built():
     assert str(unusable({"A": "A: empty"}, 1)) == "A: empty"
-    remedy = "data.universe.failing=leave_out builds the dataset without"
-    assert str(unusable({"A": "A: empty"}, 3)) == f"A: empty\n{remedy} this symbol"
+    remedy = (
+        "data.universe.failing=leave_out builds the dataset without such symbols, data.source.exclude without those "
+        "that it names"
+    )
+    assert str(unusable({"A": "A: empty"}, 3)).splitlines() == [
+        "1 of 3 symbols cannot be built:",
+        "  symbol  why",
+        "  A       A: empty",
+        remedy,
+    ]
     assert str(unusable({"A": "old", "BB": "x.csv: damaged", "C": "x.csv: damaged"}, 9)).splitlines() == [
         "3 of 9 symbols cannot be built:",
         "  symbol         why",
         "  A              old",
         "  BB and 1 more  x.csv: damaged",
-        f"{remedy} them",
+        remedy,
+    ]
+    assert str(unusable({"A": "old", "B": "damaged"}, 2)).splitlines() == [
+        "none of the 2 symbols can be built:",
+        "  symbol  why",
+        "  A       old",
+        "  B       damaged",
+        "that leaves no dataset; correct some of them",
     ]
     assert len(fault_table({"A": "x", "B": "y"})) == 3
