@@ -528,7 +528,8 @@ CASES: dict[str, Case] = {
     "a pattern without matches": Case(lambda path: path.mkdir(), NO_FILE, find="*.parquet"),
     "an empty directory": Case(
         lambda path: path.mkdir(),
-        "there is no *.parquet, *.csv, *.tsv, *.feather or *.arrow in this directory",
+        "there is no *.parquet, *.csv, *.tsv, *.feather or *.arrow in this directory; put the files there, or remove "
+        "the directory",
         find="",
     ),
     "a directory": Case(lambda path: path.mkdir(), f"a directory, {NOT_REGULAR}"),
