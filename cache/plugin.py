@@ -55,7 +55,10 @@ def load_plugin(path: str | Path) -> Plugin:
     """Execute a file, unless this process has executed just this content of it. Raises UserError."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a plug-in is a Python file, named from where the configuration lies")
+        raise UserError(
+            f"{path}: no such file; a plug-in is a Python file, named from where the configuration lies, or on "
+            "the command line from the working directory"
+        )
     return _loaded(path, file_identity(path))
 
 

@@ -41,6 +41,7 @@ _INPUTS = {
     "windows": {str: [str]},
     "datasets": {str: {"windows": str, "streams": {str: str}}},
     "compiled": {},
+    "parts": {},  # of embeddings, which lie in a folder of their own
 }
 _DETAILS: dict[str, dict[str, Any]] = {
     "bars": {

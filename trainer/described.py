@@ -15,14 +15,20 @@ from cache.per_symbol import PerSymbol
 from cache.reader import Dataset
 from trainer.config import is_own_task
 
-ENCODER_FORMAT = 5
+ENCODER_FORMAT = 6
 OWN_TASK = "plug-in"
+SEEN = {"task": str, "windows": str, "fold": int, "recordings": [str]}
 
 
 def describe_encoder(task: str, model: dict[str, Any], dataset: Dataset, fold: int | None = None) -> dict[str, Any]:
-    """All of encoder.json; `model` is that section of the configuration."""
+    """All of encoder.json; `model` is that section of the configuration.
+
+    `seen` tells of the recordings that weights have learnt from, in the words of `SEEN`: those of the run itself, to
+    which it adds what the run that it begins with has seen (trainer/initialise.py).
+    """
     made = {"format": ENCODER_FORMAT, "dataset": dataset.entry.key, "task": told_task(task)}
-    return {**made, **describe_inputs(dataset, fold), "model": model}
+    seen = [_seen(told_task(task), dataset, fold)] if dataset.folds else []
+    return {**made, **describe_inputs(dataset, fold), "model": model, "seen": seen}
 
 
 def told_task(task: str) -> str:
@@ -39,6 +45,13 @@ def uneven_latents(seq_lens: Mapping[str, int], latent_stride: int) -> str:
     """How many latents each timeframe has, `8 of m1, 4 of h1`, where they differ, so that they make no one array."""
     latents = {name: -(-length // latent_stride) for name, length in seq_lens.items()}
     return ", ".join(f"{count} of {name}" for name, count in latents.items()) if len({*latents.values()}) > 1 else ""
+
+
+def _seen(task: str, dataset: Dataset, fold: int | None) -> dict[str, Any]:
+    """A run's own part: its task, and the keys of the recordings and of the windows, which divide them into folds."""
+    windows = part_of(dataset, fold).windows
+    recordings = windows.manifest["components"]["inputs"]["recordings"]
+    return {"task": task, "windows": windows.key, "fold": fold, "recordings": recordings}
 
 
 def describe_inputs(dataset: Dataset, fold: int | None = None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ xarray, all parts of a symbol are one dataset:
 Of recordings there is no `time` but `padding` uint8 [window, latent], 1 where a latent is of padding alone. What the
 encoder makes of those that it trained on flatters it; `fold` of encode.json tells which it did not.
 
-A killed call leaves whole parts; the next one makes those that are not there.
+A killed call leaves whole parts; the next one makes those that are not there, or not as they were written, as far as
+metadata and sizes tell.
 """
 
 import json
@@ -30,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.entries import entry_path
+from cache.entries import StoreError, open_entry
 from cache.keys import Components
-from cache.layout import TIME_ATTRIBUTES, ArraySpec
+from cache.layout import TIME_ATTRIBUTES, ArraySpec, array_metadata, array_spec, metadata_bytes
 from cache.part import part_of
 from cache.reader import Dataset
 from cache.timeframes import format_time
@@ -130,7 +131,7 @@ def encode_dataset(
         if dataset.folds:
             write_recordings(out / RECORDINGS, part_of(dataset, fold).windows, [own for _, own in windows])
         for part, (symbol, one) in zip(parts, ranges, strict=True):
-            if (entry_path(out, "parts", part.key) / "zarr.json").is_file():
+            if _is_whole(out, part.key):
                 advance(len(one))
                 continue
             with EntryWriter(out, part) as entry:
@@ -142,6 +143,19 @@ def encode_dataset(
             made += len(one)
         write_json(out / "encode.json", {**record, "complete": True})
     return made
+
+
+def _is_whole(out: Path, key: str) -> bool:
+    """Whether a part is there, with all its metadata and with files of the sizes that it tells."""
+    try:
+        part = open_entry(out, "parts", key)
+        return all(
+            (part.path / name / "zarr.json").read_bytes()
+            == metadata_bytes(array_metadata(array_spec(name, told), told["shape"][0]))
+            for name, told in part.manifest["arrays"].items()
+        )
+    except (StoreError, FileNotFoundError):
+        return False
 
 
 def _named(dataset: Dataset, symbol: str | None) -> str:

@@ -12,7 +12,7 @@ from cache.layout import SEQUENCES
 from cache.recipe import BarsSource, Recipe, Session, Window
 from configs.errors import UserError
 from pipeline.features import FEATURE_SETS, FeatureSet, feature_set
-from trainer.described import ENCODER_FORMAT
+from trainer.described import ENCODER_FORMAT, SEEN
 from trainer.encode_inputs import Inputs, Scaling
 from trainer.runs import FEATURES
 
@@ -24,6 +24,7 @@ _MADE = {
     "seq_lens": {str: int},
     "bar_lengths": {str: int},
     "model": dict,
+    "seen": [SEEN],
 }
 _OF_BARS = {
     **_MADE,

@@ -19,7 +19,7 @@ from trainer.ranks import Ranks
 from trainer.runs import write_json
 from trainer.signals import StopRequest
 from trainer.step import TrainingStep
-from trainer.task import Task
+from trainer.task import Task, check_measures
 
 
 def train(
@@ -58,6 +58,7 @@ def train(
     skipped_before = int(step.optimizer.skipped)
     logged_at, logged_step = time.perf_counter(), progress.step
     stopped, baselines = stops_early(config, progress), dict[str, dict[str, float]]()
+    measured = dict[str, dict[str, float]]()
 
     while progress.step < total_steps and not stopped:
         step.run()
@@ -95,11 +96,13 @@ def train(
                 validation: dict[str, float] = {"loss": 0.0, config.monitor: 0.0}
                 if ranks.main:
                     with bar.validating() as advance, step.uncompiled(), step.averaged():
-                        parts = source.parts()
-                        baselines = baselines or {name: task.baseline(of, advance) for name, of in parts.items()}
-                        measured = {
-                            name: {**task.validate(model, of, advance), **baselines[name]} for name, of in parts.items()
-                        }
+                        for name, part in source.parts().items():
+                            if name not in baselines:
+                                baselines[name] = task.baseline(part, advance)
+                                check_measures(config.task, "baseline", baselines[name])
+                            found = task.validate(model, part, advance)
+                            check_measures(config.task, "validate", found, ("loss", config.monitor))
+                            measured[name] = {**found, **baselines[name]}
                     for name, measures in measured.items():
                         metrics.write({"kind": name, "step": progress.step, "epoch": epoch + 1, **measures})
                     validation = measured["val"]
@@ -140,7 +143,9 @@ def train(
             summary["untrained_loss"] = task.validate(untrained, source, advance)["loss"]
             if progress.best_step:
                 load_weights(run / "best.safetensors", model, of)
-                summary |= task.finish(model, source, run, advance)
+                finished = task.finish(model, source, run, advance)
+                check_measures(config.task, "finish", finished)
+                summary |= finished
         write_json(run / "summary.json", summary)
     return summary
 
@@ -163,9 +168,10 @@ def check_skipped(
                 f". The first term of the loss that was not finite: {term}, at step {step:,} (epoch {epoch + 1}, "
                 f"batch {batch + 1:,})"
             )
+        wider = ", or train with training.precision=bf16 or fp32" if config.precision == "fp16" else ""
         raise UserError(
-            f"{skipped} of the last {steps} steps had non-finite gradients and were skipped{where}; lower training.lr, "
-            "or train with training.precision=bf16 or fp32"
+            f"{skipped} of the last {steps} steps had non-finite gradients and were skipped{where}; lower training.lr"
+            f"{wider}"
         )
 
 
@@ -173,5 +179,9 @@ def with_shares(losses: dict[str, float | None], task: Task) -> dict[str, float 
     """The losses, and as `share/NAME` what part of the total each term makes up by its weight."""
     total, weights = losses["loss"], task.weights
     parts = {name: value for name, value in losses.items() if name != "loss"}
-    shares = {f"share/{name}": weights[name] * value / total for name, value in parts.items() if value and total}
+    shares = {
+        f"share/{name}": weights[name] * value / total
+        for name, value in parts.items()
+        if name in weights and value and total
+    }
     return {**losses, **shares}

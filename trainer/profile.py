@@ -20,7 +20,10 @@ _PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40"
 
 
 def profile_session(session: Session, path: Path, steps: int, advance: Callable[[int], object]) -> list[str]:
-    """Do `steps` steps after the warm-up, write trace.json into the run directory, and tell where their time went."""
+    """Do `steps` steps after the warm-up, write trace.json into the run directory, and tell where their time went.
+
+    Of several ranks all do the steps, and the first writes.
+    """
     config, device = session.config, session.source.device
     rates = one_cycle(WARM_UP + 3 * steps, config.lr, config.warmup)
     step = TrainingStep(config, session.source, session.task, session.model, rates, session.ranks)
@@ -37,8 +40,9 @@ def profile_session(session: Session, path: Path, steps: int, advance: Callable[
             step.run()
             advance(1)
         _wait(device)
-    path.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(path / "trace.json"))
+    if session.ranks.main:
+        path.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path / "trace.json"))
     windows = config.batch_size * config.accumulate
     flops = 3 * forward_flops(session.model) * windows / seconds
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

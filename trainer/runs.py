@@ -14,7 +14,7 @@ features.py, task.py  a user's own files, as they were
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,6 @@ from cache.recipes import parse_recipe
 from configs.errors import UserError
 from configs.loader import Config, differences, load_config
 from trainer.config import TrainerConfig, is_own_task, parse_trainer
-from trainer.described import describe_encoder
 
 FEATURES, TASK = "features.py", "task.py"
 _DIVERGED = 2.0  # times the loss of an untrained model; other measures may still get better while the loss gets worse
@@ -108,15 +107,17 @@ def check_run(path: Path, config: Config, dataset: Dataset, resume: bool, fold: 
         raise UserError(f"{path}: the run validates on fold {before}, not on fold {fold}; name another --run for that")
 
 
-def record_run(path: Path, config: Config, store: Path, dataset: Dataset, fold: int | None = None) -> None:
-    """Make the run directory and save what the run is; the configuration last, which makes it a run."""
+def record_run(path: Path, config: Config, store: Path, dataset: Dataset, described: Mapping[str, Any]) -> None:
+    """Make the run directory and save what the run is; the configuration last, which makes it a run.
+
+    `described` is what encoder.json is to say.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    named = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key, "fold": fold}
-    write_json(path / "dataset.json", named)
-    task, model = config.values["training"]["task"], config.values["model"]
+    named = {"store": str(store.resolve()), "name": dataset.name, "key": dataset.entry.key}
+    write_json(path / "dataset.json", {**named, "fold": described.get("fold")})
     for name, own in own_files(config, dataset).items():
         write_atomically(path / name, own.read_bytes())
-    write_json(path / "encoder.json", describe_encoder(task, model, dataset, fold))
+    write_json(path / "encoder.json", described)
     header = f"# {config.path}" + "".join(f"\n#   {override}" for override in config.overrides)
     write_atomically(path / "config.yaml", f"{header}\n{config.dump()}".encode())
 
@@ -222,7 +223,8 @@ def describe(summary: dict[str, Any]) -> str:
     if not best_step:
         return f"{steps:,} steps{early}, and {monitored} never was a number: no weights are kept. Lower training.lr"
     found = f"{steps:,} steps{early}, best {monitored} {summary['best']:.4f} at step {best_step:,}"
-    if best_step == 1 < steps:
+    perfect = summary["best"] == (0.0 if summary["monitor"] == "loss" else 1.0)
+    if best_step == 1 < steps and not perfect:
         return f"{found}, and never better since: lower training.lr"
     best, untrained = summary["best_loss"], summary["untrained_loss"]  # of the same windows
     if best > _DIVERGED * untrained:

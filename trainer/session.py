@@ -120,13 +120,17 @@ def one_batch(session: Session, size: int) -> None:
     loss.backward()
 
 
-def initialise(session: Session, path: Path, resume: bool, console: Console) -> None:
+def initialise(session: Session, path: Path, resume: bool, console: Console) -> dict[str, Any]:
     """Give the model the encoder that `training.init_from` names, if any, unless there is a checkpoint to go on from.
 
-    Raises UserError for a run whose encoder is of another kind.
+    Returns what encoder.json is to say, with what that encoder has seen. Raises UserError for a run whose encoder is of
+    another kind.
     """
-    if session.config.init_from and not (resume and has_checkpoint(path)):
-        console.line(f"  {load_backbone(Path(session.config.init_from), session.model, session.described)}")
+    if not session.config.init_from or (resume and has_checkpoint(path)):
+        return session.described
+    told, seen = load_backbone(Path(session.config.init_from), session.model, session.described)
+    console.line(f"  {told}")
+    return {**session.described, "seen": [*session.described["seen"], *seen]}
 
 
 def run_session(session: Session, path: Path, resume: bool, console: Console) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from trainer.losslog import LossLog
 from trainer.model import WindowModel
 from trainer.optim import AdamW, LossScaler, clip_gradients
 from trainer.ranks import Ranks
-from trainer.task import Task
+from trainer.task import Task, check_losses
 
 # Before the graph is captured: libraries choose their kernels, and allocate, in the first ones. DistributedDataParallel
 # wants eleven.
@@ -135,6 +135,8 @@ class TrainingStep:
             with self.ranks.unsynchronised(self.model, last=part == config.accumulate):
                 with autocast(config.precision, self.source.device):
                     losses = self.task.training_losses(self.model, ready.batch, ready.of_task)
+                if not self.done:
+                    check_losses(config.task, losses)
                 self.scaler.scale(losses["loss"] / config.accumulate).backward()
             self.log.add(losses, self._number + 1)
         gradients = optimizer.gradients()

@@ -4,12 +4,13 @@
 of a user's own derives from `Task`, and takes over what stands here of some methods.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from configs.errors import UserError
 from trainer.data import Batch, WindowSource
 from trainer.model import WindowModel
 
@@ -58,7 +59,10 @@ class Task(Protocol):
         """
 
     def validate(self, model: Any, source: WindowSource, advance: Advance) -> dict[str, float]:
-        """The measures of the validation windows, among them those of `monitors`; `advance` hears of windows done."""
+        """The measures of the validation windows, among them `loss` and those of `monitors`.
+
+        `advance` hears of windows done.
+        """
         raise NotImplementedError
 
     def baseline(self, source: WindowSource, advance: Advance) -> dict[str, float]:
@@ -72,3 +76,28 @@ class Task(Protocol):
     def finish(self, model: Any, source: WindowSource, run: Path, advance: Advance) -> dict[str, float]:
         """Write what a finished run leaves besides its weights, given the model with the best ones; what to sum up."""
         return {}
+
+
+def check_losses(task: str, losses: Any) -> None:
+    """Raise UserError, which names the `task`, where what `training_losses` gave cannot be learnt from."""
+    what = f"{task}: training_losses()"
+    if not isinstance(losses, dict) or "loss" not in losses:
+        raise UserError(f"{what} gives no `loss`; it gives a dict of terms, and as `loss` what is to be lowered")
+    for name, value in losses.items():
+        if not (isinstance(value, Tensor) and value.ndim == 0):
+            kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise UserError(f"{what} gives {kind} as `{name}`; give a tensor that is one number")
+    if not losses["loss"].requires_grad:
+        raise UserError(f"{what} gives a `loss` that depends on no weight of the model; it cannot be lowered")
+
+
+def check_measures(task: str, method: str, measures: Any, needed: Iterable[str] = ()) -> None:
+    """Raise UserError, which names the `task`, where measures are not numbers by name, or lack a `needed` one."""
+    if not isinstance(measures, dict):
+        raise UserError(f"{task}: {method}() gives {measures!r}; it gives a dict of numbers by name")
+    for name, value in measures.items():
+        if not isinstance(value, int | float):
+            raise UserError(f"{task}: {method}() gives {value!r} as `{name}`; give a float")
+    for name in needed:
+        if name not in measures:
+            raise UserError(f"{task}: {method}() gives no `{name}`; it gives {', '.join(measures) or 'nothing'}")

@@ -124,7 +124,7 @@ def main(
 
         with blamed(trainer):
             session = open_session(trainer, dataset, console, fold)
-            initialise(session, at, resume, console)
+            described = initialise(session, at, resume, console)
             if find_lr:
                 try_learning_rates(session, at, console)
                 return {}
@@ -132,7 +132,7 @@ def main(
                 profile_steps(session, at, profile, console)
                 return {}
             if is_main() and not resume:
-                record_run(at, config, store, dataset, fold)
+                record_run(at, config, store, dataset, described)
             console.line(f"  run {at}")
             return run_session(session, at, resume, console)
 

@@ -241,15 +241,29 @@ def test_a_run_begins_with_a_pretrained_encoder(pretrained: Path, store: Path, t
     assert f"init_from: {pretrained}" in (path / "config.yaml").read_text()
     words[words.index("1")] = "2"
     words[words.index(path)] = tmp_path / "other"
-    assert "it has seen, without labels, recordings that fold 2 validates on" in output(*words)
+    assert "; it has seen, without their labels, recordings that fold 2 validates on" in output(*words)
     # the labels that fold 2 has learnt would make its scores on fold 0 meaningless
     words = [*DATA, *SMALL, "--store", store, "--run", tmp_path / "third", "--fold", "0"]
     told = error(*words, "--init-from", tmp_path / "other")
     assert f"{tmp_path / 'other'}: it has learnt the labels of recordings that fold 0 validates on, so that" in told
-    reseeded = [*words, "data.name=reseeded", "data.folds.seed=1"]
-    build(store.parent / "data", store, *DATA, *reseeded[-2:])
-    told = output(*reseeded, "training.max_epochs=1", "--init-from", tmp_path / "other")
-    assert "; it is of another dataset, and may have seen recordings that fold 0 validates on\n" in told
+    # a run carries what those before it have learnt
+    between = [*DATA, *SMALL, *RECONSTRUCT, *still, "--store", store, "--run", tmp_path / "between", "--fold", "2"]
+    output(*between, "--init-from", tmp_path / "other")
+    told = error(*words, "--init-from", tmp_path / "between")
+    assert f"{tmp_path / 'between'}: it began with a run that has learnt the labels of recordings that fold 0" in told
+    assert "name a run of fold 0 of this dataset, or of all its folds, that began with none of another" in told
+    # the same recordings in other folds are the same recordings
+    divided = [*words, "data.name=divided", "data.folds.seed=1"]
+    build(store.parent / "data", store, *DATA, *divided[-2:])
+    assert "other: it has learnt the labels of recordings that fold 0" in error(
+        *divided, "--init-from", tmp_path / "other"
+    )
+    # read in another way, they are other entries
+    otherwise = [*words, "data.name=otherwise", "data.source.sentinels=[-99]"]
+    build(store.parent / "data", store, *DATA, *otherwise[-2:])
+    told = output(*otherwise, *still, "--init-from", tmp_path / "other")
+    may = "it has seen recordings of another dataset, with their labels, and fold 0 may validate on some of them"
+    assert f"{tmp_path / 'other'}; {may}" in told
 
 
 def test_what_a_run_began_with_may_be_gone_when_it_goes_on(pretrained: Path, store: Path, tmp_path: Path) -> None:

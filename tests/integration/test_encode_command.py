@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import xarray
 
 from cache.reader import open_dataset
 from configs.loader import load_config
+from trainer import encode_windows
 from trainer.checkpoint import save_weights
 from trainer.clock import CLOCK_CHANNELS
 from trainer.config import ModelConfig
 from trainer.described import describe_encoder, identity
 from trainer.encode import Encoder
-from trainer.encode_dataset import encode_at
+from trainer.encode_dataset import encode_at, encode_dataset
 from trainer.model import MaskedAutoencoder
 from trainer.runs import record_run
 
@@ -63,8 +66,8 @@ class Place:
     def record(self, name: str, *overrides: str) -> Path:
         """A run with the weights that training begins with."""
         config, dataset = load_config(ROOT / "configs/test.yaml", overrides), open_dataset(self.store, "test")
-        record_run(self.folder / name, config, self.store, dataset)
         described = describe_encoder("reconstruct", config.values["model"], dataset)
+        record_run(self.folder / name, config, self.store, dataset, described)
         lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
         model = MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
         save_weights(self.folder / name / "best.safetensors", model, identity(described))
@@ -170,6 +173,31 @@ def test_a_killed_call_is_continued(place: Place):
     assert bodies(place.folder / "killed") == bodies(place.folder / "whole")
     assert not list(parts.glob(".*"))
     assert place.opened("killed")[0] == place.opened("whole")[0]
+
+
+def test_a_damaged_part_is_made_again(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(encode_windows, "PART_BYTES", 1_000_000)
+    encoder, dataset = Encoder.load(place.folder / "run"), open_dataset(place.store, "test")
+    out = place.folder / "again"
+    encode = partial(encode_dataset, encoder, dataset, out, "val", 512, lambda count: None)
+    total = encode()
+    before = bodies(out)
+    parts = json.loads((out / "encode.json").read_text())["parts"]
+    damages: list[Callable[[Path], object]] = [
+        lambda part: os.truncate(part / "embedding/c.0.0.0.0", 100),
+        lambda part: (part / "time/c.0").write_bytes((part / "time/c.0").read_bytes() + b"0"),
+        lambda part: (part / "time/c.0").unlink(),
+        lambda part: (part / "embedding/zarr.json").unlink(),
+        lambda part: (part / "time/zarr.json").write_text("{}"),
+        lambda part: (part / "zarr.json").write_text("{"),
+    ]
+    for damage, part in zip(damages, parts, strict=False):
+        damage(out / part["path"])
+    sizes = [stop - start for start, stop in (part["windows"] for part in parts)]
+    assert encode() == sum(sizes[: len(damages)]) < sum(sizes) == total
+    assert bodies(out) == before
+    assert len(place.opened("again")[1].time) == total
+    assert encode() == 0
 
 
 def test_runs_are_not_mixed(place: Place):

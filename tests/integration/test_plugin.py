@@ -329,7 +329,11 @@ def test_faults_of_own_columns(name: str, simulated_dir: Path, tmp_path: Path) -
 
 
 TASK_FAULTS = {
-    "missing": (None, "task.py: no such file; a plug-in is a Python file, named from where the configuration lies"),
+    "missing": (
+        None,
+        "task.py: no such file; a plug-in is a Python file, named from where the configuration lies, or on the command "
+        "line from the working directory",
+    ),
     "no function": (
         "",
         "task.py: does not define make_task, the function from (config, dataset, device, fold) to a task "
@@ -351,6 +355,46 @@ TASK_FAULTS = {
     "fails in training": (
         TASK.replace("error = (self", "error = (sel"),
         "in training_losses: NameError: name 'sel' is not defined",
+    ),
+    "no loss": (
+        TASK.replace('return {"loss": (error', 'return {"mse": (error'),
+        "task.py: training_losses() gives no `loss`; it gives a dict of terms, and as `loss` what is to be lowered",
+    ),
+    "a loss of each window": (
+        TASK.replace('{"loss": (error * there).sum() / there.sum().clamp(min=1)}', '{"loss": error * there}'),
+        "task.py: training_losses() gives a tensor of shape (16,) as `loss`; give a tensor that is one number",
+    ),
+    "a term that is no tensor": (
+        TASK.replace('return {"loss": (error', 'return {"mse": 0.5, "loss": (error'),
+        "task.py: training_losses() gives 0.5 as `mse`; give a tensor that is one number",
+    ),
+    "a loss of no weight": (
+        TASK.replace("error = (self.predict(model, batch) -", "error = (self.predict(model, batch).detach() -"),
+        "task.py: training_losses() gives a `loss` that depends on no weight of the model; it cannot be lowered",
+    ),
+    "lacks what is monitored": (
+        TASK.replace('"correlation": float(', '"r": float('),
+        "task.py: validate() gives no `correlation`; it gives loss, r",
+    ),
+    "lacks the loss of validation": (
+        TASK.replace('return {"loss": float(', 'return {"mse": float('),
+        "task.py: validate() gives no `loss`; it gives mse, correlation",
+    ),
+    "a measure that is text": (
+        TASK.replace('"correlation": float(', '"quality": "high", "correlation": float('),
+        "task.py: baseline() gives 'high' as `last_quality`; give a float",
+    ),
+    "no measures": (
+        TASK.replace("return self.measures(torch.cat(told), windows)", "return None"),
+        "task.py: validate() gives None; it gives a dict of numbers by name",
+    ),
+    "no summary": (
+        TASK
+        + """
+    def finish(self, model, source, run, advance):
+        return {"kept": run}
+""",
+        "as `kept`; give a float",
     ),
     "measures something else": (
         TASK.replace('"correlation": -1', '"r": -1'),

@@ -1,18 +1,25 @@
+import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from cache.console import Console
+from cache.reader import open_dataset
 from configs.errors import UserError
 from configs.loader import load_config
 from trainer.config import TrainingConfig, parse_trainer
 from trainer.loop import check_skipped
 from trainer.losslog import LossLog
 from trainer.memory import memory_use, out_of_memory_advice
+from trainer.profile import profile_session
 from trainer.ranks import Ranks
+from trainer.runs import describe
+from trainer.session import open_session
 from trainer.train_command import main as train
 
 CPU = torch.device("cpu")
@@ -49,7 +56,7 @@ def test_a_term_that_is_not_finite_is_named_and_left_out_of_the_mean():
 
 
 def test_too_many_skipped_steps_name_the_term_and_the_batch():
-    settings = training("max_skipped=20")
+    settings = training("max_skipped=20", "precision=fp16")
     check_skipped(settings, 19, 50, ("stft", 13), 10)
     with pytest.raises(UserError) as caught:
         check_skipped(settings, 20, 50, ("stft", 13), 10)
@@ -57,8 +64,19 @@ def test_too_many_skipped_steps_name_the_term_and_the_batch():
         "20 of the last 50 steps had non-finite gradients and were skipped. The first term of the loss that was not "
         "finite: stft, at step 13 (epoch 2, batch 3); lower training.lr, or train with training.precision=bf16 or fp32"
     )
-    with pytest.raises(UserError, match=r"^5 of the last 5 steps had non-finite gradients and were skipped; lower"):
-        check_skipped(settings, 5, 5, None, 10)
+    with pytest.raises(UserError, match=r"^5 of the last 5 steps had .* and were skipped; lower training\.lr$"):
+        check_skipped(training("precision=fp32"), 5, 5, None, 10)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "best", "advised"),
+    [("score", 0.9, True), ("score", 1.0, False), ("loss", 1.0, True), ("loss", 0.0, False)],
+)
+def test_a_best_first_step_wants_another_rate_unless_nothing_better_can_be(monitor: str, best: float, advised: bool):
+    summary = {"steps": 9, "monitor": monitor, "best": best, "best_loss": 0.5, "best_step": 1, "untrained_loss": 1.0}
+    told = describe({**summary, "overfit": False, "stopped_early": False})
+    assert told.startswith(f"9 steps, best validation {monitor} {best:.4f} at step 1")
+    assert told.endswith(", and never better since: lower training.lr") == advised
 
 
 def attempt(largest: int, tried: list[int]):
@@ -104,6 +122,23 @@ def test_a_model_learns_a_few_windows_by_heart(test_store: Path, tmp_path: Path)
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [record["huber"] for record in records if record["kind"] == "train"]
     assert losses[-1] < losses[0] / 2
+
+
+class Another(Ranks):
+    """A process that does what the first does, but is not the first."""
+
+    @property
+    def main(self) -> bool:
+        return False
+
+
+def test_of_several_ranks_the_first_writes_the_profile(test_store: Path, tmp_path: Path):
+    config, dataset = parse_trainer(load_config("configs/test.yaml")), open_dataset(test_store, "test")
+    session = open_session(config, dataset, Console(io.StringIO()))
+    for name, ranks in (("first", Ranks(0, 1, CPU)), ("another", Another(0, 1, CPU))):
+        lines = profile_session(replace(session, ranks=ranks), tmp_path / name, 1, lambda count: None)
+        assert "ms a step" in lines[0]
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")] == ["first/trace.json"]
 
 
 def test_learning_rates_are_tried_without_training(test_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -90,8 +90,8 @@ def place_of(folder: Path, store: Path, name: str, overrides: tuple[str, ...]) -
     dataset = open_dataset(store, name)
     config = load_config(ROOT / "configs/test.yaml", overrides)
     run = folder / "run"
-    record_run(run, config, store, dataset)
     described = describe_encoder("reconstruct", config.values["model"], dataset)
+    record_run(run, config, store, dataset, described)
     torch.manual_seed(1)
     lengths = (tuple(described[what].values()) for what in ("seq_lens", "bar_lengths"))
     model = MaskedAutoencoder(6, CLOCK_CHANNELS, *lengths, config.parse("model", ModelConfig))
@@ -511,7 +511,7 @@ def test_runs_that_cannot_be_loaded(plain: Place, tmp_path: Path) -> None:
     features = {**good["features"], "version": 7}
     faults: list[tuple[Any, str]] = [
         ([], "damaged; copy it again"),
-        ({**good, "format": 9}, "has format 9, and this version reads 5"),
+        ({**good, "format": 9}, "has format 9, and this version reads 6"),
         ({**good, "seq_lens": 3}, "damaged, seq_lens is not an object; copy it again from where the run was trained"),
         ({**good, "seq_lens": {"m1": 3}}, "damaged, its parts are not of the same timeframes"),
         ({**good, "features": features}, "trained on version 7 of the feature set returns, and this version of "
