@@ -292,8 +292,8 @@ def test_tables_without_rows_are_errors(tmp_path: Path, kind: str):
     assert fault_of(tmp_path / "bars") == "holds no rows; fetch it again"
 
 
-def test_a_missing_file_keeps_its_own_error(tmp_path: Path):
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_file(tmp_path: Path):
+    with pytest.raises(SourceError, match=r"none\.parquet: no such file any more; put it back"):
         open_table(tmp_path / "none.parquet")
 
 
