@@ -64,11 +64,13 @@ CODECS: dict[str, Codec] = {
 
 
 def blocks_of(store: Path) -> dict[str, list[np.ndarray]]:
-    """All arrays of a store by kind, in blocks [rows, columns] that are in memory."""
+    """All arrays of a store by kind, but for a dataset's few numbers, in blocks [rows, columns] that are in memory."""
     blocks: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
     for _, entry in open_entries(store, []):
         for name in entry.manifest["arrays"]:
-            kind = next(kind for kind, names in KINDS.items() if name in names)
+            kind = next((kind for kind, names in KINDS.items() if name in names), None)
+            if kind is None:
+                continue
             array = np.array(entry.array(name)).reshape(entry.shape(name)[0], -1)
             blocks[kind] += [array[start : start + CHUNK_ROWS] for start in range(0, len(array), CHUNK_ROWS)]
     return blocks
