@@ -21,7 +21,7 @@ from cache.refs import read_ref
 from cache.seal import canonical_json, sealed
 from cache.uses import record_use
 from configs.errors import UserError
-from pipeline.explain import in_short, left_out_before, look_up, source_paths
+from pipeline.explain import Explanation, in_short, left_out_before, look_up, source_paths
 from pipeline.plan import Node, Plan, Sources, blame
 from pipeline.tasks import Executor, Job, Receipt, tasks_of
 from pipeline.threads import Threads
@@ -74,12 +74,7 @@ def build(
             plan = way.continued(way.make_plan(recipe, sources, left_out), sources, known, left_out)
             explanation = look_up(plan, sources, data_dir, store)
             if not built and not left_out:
-                for symbol, why in plan.left_out.items():
-                    console.line(f"  failed {symbol}: {why}")
-                before = left_out_before(recipe, sources, data_dir, store)
-                again = {symbol: why for symbol, why in before.items() if symbol not in plan.left_out}
-                likely = way.make_plan(recipe, sources, again) if again else plan
-                for line in in_short(look_up(likely, sources, data_dir, store) if again else explanation, again):
+                for line in opening_lines(plan, explanation, sources, data_dir, store):
                     console.line(line)
             missing = to_begin_with(plan, explanation.missing)
             made = Made()
@@ -99,6 +94,16 @@ def build(
     read = [open_entry(store, n.components.stage, n.components.key) for n in plan.nodes if n.file is not None]
     reused = len({node.label for node in plan.nodes} - set(built))
     return Outcome(open_dataset(store, recipe.name), read, reused, built)
+
+
+def opening_lines(plan: Plan, explanation: Explanation, sources: Sources, data_dir: Path, store: Path) -> Iterator[str]:
+    """Which symbols' files are of no use, what has changed, and what is to be built if the others are as they were."""
+    yield from (f"  failed {symbol}: {why}" for symbol, why in plan.left_out.items())
+    before = left_out_before(plan.recipe, sources, data_dir, store)
+    if again := {symbol: why for symbol, why in before.items() if symbol not in plan.left_out}:
+        likely = way_of(plan.recipe).make_plan(plan.recipe, sources, again)
+        explanation = look_up(likely, sources, data_dir, store)
+    yield from in_short(explanation, again)
 
 
 def known_files(store: Path, name: str) -> dict[str, set[str]]:
@@ -149,11 +154,11 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
     of_key = {node.components.key: node for node in nodes}
     left = Counter(node.symbol for node in nodes)
     detailed = len(left) <= _DETAILED
-    done = 0
+    done = symbols_done = 0
     with console.bar("building", way_of(job.recipe).unit) as bar:
 
         def heard(receipt: Receipt) -> None:
-            nonlocal done
+            nonlocal done, symbols_done
             done += len(receipt.built)
             for key in receipt.built:
                 made.labels.append(of_key[key].label)
@@ -168,9 +173,11 @@ def make_entries(nodes: Sequence[Node], job: Job, executor: Executor, console: C
             ended_keys = {*receipt.built, *receipt.skipped, *dict(receipt.faults)} & of_key.keys()
             for symbol, count in Counter(of_key[key].symbol for key in ended_keys).items():
                 left[symbol] -= count
-                ended = sum(not n for n in left.values())
-                if not left[symbol] and not detailed and ended % (len(left) // _TOLD + 1) == 0:
-                    console.line(f"  {symbol} done, {ended:,} of {len(left):,}")
+                if left[symbol]:
+                    continue
+                symbols_done += 1
+                if not detailed and symbols_done % (len(left) // _TOLD + 1) == 0:
+                    console.line(f"  {symbol} done, {symbols_done:,} of {len(left):,}")
 
         try:
             executor.run(job, tasks_of(job, nodes, executor.groups), heard, bar.update)
